@@ -1,0 +1,210 @@
+"""The `unlearn` command: one short function per verb."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline import __version__
+from pipeline.errors import (
+    EXIT_BROKEN,
+    EXIT_GATES_FAILED,
+    EXIT_INTERRUPTED,
+    EXIT_PASS,
+    EXIT_USAGE,
+    InputError,
+    UnlearnError,
+)
+from pipeline.progress import Progress, Style
+
+app = typer.Typer(
+    name="unlearn",
+    help="Cut a capability out of a language model, and prove, evaluate and judge what is left.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: `--set select.ffn.fraction=0.2`; repeatable."),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir", help="Finished stages; default $UNLEARN_CACHE or ~/.cache/unlearn."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    out: Annotated[Path, typer.Option(help="The output goes to OUT/<recipe>.")] = Path("out"),
+    set_: SetOption = None,
+    force: Annotated[bool, typer.Option(help="Replace whatever is in the output folder.")] = False,
+    cache_dir: CacheOption = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Make the smaller, unlearned checkpoint of a recipe, and judge it."""
+    from pipeline.cache import Cache
+    from pipeline.recipe_file import load_recipe
+    from pipeline.release.show import show_result
+    from pipeline.run import Run
+
+    loaded = load_recipe(recipe, set_ or ())
+    progress = Progress(_style(json_, quiet))
+    target = out / loaded.recipe.name
+    outcome = Run(loaded, Cache(cache_dir), progress).execute(target, force)
+    if json_:
+        print(json.dumps({"event": "result", **_result(outcome.folder, outcome.manifest)}))
+    else:
+        show_result(outcome.folder, outcome.manifest)
+    return EXIT_GATES_FAILED if outcome.manifest["verdict"] == "FAIL" else EXIT_PASS
+
+
+@app.command()
+def check(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    cache_dir: CacheOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Validate a recipe, resolve its sources, and print what would happen, without doing it."""
+    from pipeline.cache import Cache
+    from pipeline.forecast import forecast
+    from pipeline.recipe_file import load_recipe
+    from pipeline.release.show import show_forecast
+
+    loaded = load_recipe(recipe, set_ or ())
+    result = forecast(loaded, Cache(cache_dir), Progress("json" if json_ else "quiet"))
+    if json_:
+        print(json.dumps(result))
+    else:
+        show_forecast(result)
+    return EXIT_PASS
+
+
+@app.command()
+def recipes(json_: JsonOption = False) -> int:
+    """List the recipes that can be run by name."""
+    from pipeline.recipe_file import list_recipes
+    from pipeline.release.show import show_recipes
+
+    found = list_recipes()
+    if json_:
+        print(json.dumps([{"name": r.name, "path": str(r.path)} for r in found]))
+    else:
+        show_recipes([(r.name, r.description) for r in found])
+    return EXIT_PASS
+
+
+@app.command()
+def schema() -> int:
+    """Print the JSON Schema of recipes, for editors."""
+    from pipeline.recipe_schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return EXIT_PASS
+
+
+@app.command()
+def compare(
+    one: Annotated[Path, typer.Argument(help="An output folder.")],
+    other: Annotated[Path, typer.Argument(help="Another output folder.")],
+) -> int:
+    """Compare two outputs: corpus hashes, environments, and the overlap of their plans, as JSON."""
+    from pipeline.export.manifest import compare as compare_manifests
+    from pipeline.export.manifest import read_manifest
+
+    manifests = []
+    for folder in (one, other):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise InputError("this folder has no pruning manifest", where=str(folder))
+        manifests.append(manifest)
+    print(json.dumps(compare_manifests(*manifests), indent=2))
+    return EXIT_PASS
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; every error ends in a documented exit code, none in a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = app(standalone_mode=False)
+    except UnlearnError as error:
+        print(f"unlearn: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("\nunlearn: interrupted; the same command continues", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except typer.Abort:
+        code = EXIT_INTERRUPTED
+    except Exception as error:
+        code = _usage_or_broken(error)
+    sys.exit(code)
+
+
+def _usage_or_broken(error: Exception) -> int:
+    show = getattr(error, "show", None)
+    if callable(show):  # the command line's own errors know how to print themselves
+        show()
+        return EXIT_USAGE
+    with tempfile.NamedTemporaryFile(
+        "w", prefix="unlearn-", suffix=".log", delete=False, encoding="utf-8"
+    ) as log:
+        traceback.print_exception(error, file=log)
+    print(
+        f"unlearn: something broke that should not have: {type(error).__name__}: {error}\n"
+        f"  → please report it with {log.name}",
+        file=sys.stderr,
+    )
+    return EXIT_BROKEN
+
+
+def _interrupt(_signal: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def _style(as_json: bool, quiet: bool) -> Style:
+    if as_json:
+        return "json"
+    if quiet:
+        return "quiet"
+    return "terminal" if sys.stderr.isatty() else "plain"
+
+
+def _result(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "folder": str(folder),
+        "verdict": manifest["verdict"],
+        "base": manifest["base"],
+        "pruned": manifest["pruned"],
+        "units": manifest["units"],
+        "proof": manifest["proof"],
+        "gates": manifest["evaluation"]["gates"],
+    }
+
+
+if __name__ == "__main__":
+    main()

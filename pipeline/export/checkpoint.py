@@ -1,0 +1,71 @@
+"""The plain export: an ordinary Hugging Face checkpoint of the family's stock class."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.architectures.description import Architecture
+from pipeline.architectures.registry import Dimensions
+from pipeline.cache import read_json, write_json
+from pipeline.selection.plan import Plan
+
+COMPANION_PATTERNS = (
+    "generation_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.*",
+    "merges.txt",
+    "spiece.model",
+    "*.tiktoken",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def write_config(
+    base: Path, target: Path, architecture: Architecture, sizes: Dimensions, plan: Plan
+) -> None:
+    """Write the base's `config.json` with the new sizes, and nothing else changed.
+
+    Args:
+        base: checkpoint folder of the base model.
+        target: folder of the pruned model.
+        architecture: its description.
+        sizes: sizes of the base.
+        plan: a uniform plan.
+
+    Raises:
+        ValueError: the plan is not uniform.
+    """
+    config: dict[str, Any] = read_json(base / "config.json")
+    attention = architecture.attention
+    config[architecture.feed_forward.width] = _same({len(x.ffn) for x in plan.layers})
+    heads = _same({len(layer.query_heads) for layer in plan.layers})
+    if heads != sizes.heads:
+        config[attention.heads] = heads
+        config[attention.key_value_heads] = _same({len(layer.kv_heads) for layer in plan.layers})
+        config[attention.head_dim] = sizes.head_dim
+    write_json(target / "config.json", config)
+
+
+def copy_companions(base: Path, target: Path) -> list[str]:
+    """Copy generation config, tokenizer, chat template and licence files; return their names."""
+    copied = []
+    for pattern in COMPANION_PATTERNS:
+        for path in sorted(base.glob(pattern)):
+            name = path.relative_to(base)
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target / name)
+            copied.append(str(name))
+    return sorted(set(copied))
+
+
+def _same(values: set[int]) -> int:
+    if len(values) != 1:
+        raise ValueError(f"layers differ in width: {sorted(values)}; a stock config holds only one")
+    return values.pop()

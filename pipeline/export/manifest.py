@@ -1,0 +1,74 @@
+"""The manifest: what was removed from what, with hashes of every file."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline import __version__
+from pipeline.cache import digest_of_file, read_json, write_json
+from pipeline.selection.plan import Plan, overlap
+
+NAME = "pruning_manifest.json"
+FORMAT = 1
+PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "lm_eval", "numpy", "datasets")
+
+
+def environment() -> dict[str, str]:
+    """Versions of everything that can change a result."""
+    return {
+        "unlearn-pipeline": __version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}",
+        **{name: version(name) for name in PACKAGES},
+    }
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Write the manifest last: it holds the hash of every other file of the folder."""
+    files = {
+        str(path.relative_to(folder)): {
+            "sha256": digest_of_file(path),
+            "bytes": path.stat().st_size,
+        }
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != NAME
+    }
+    write_json(folder / NAME, {"format": FORMAT, **content, "files": files})
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, or None if it has none that can be read."""
+    try:
+        content = read_json(folder / NAME)
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) and "format" in content else None
+
+
+def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What two manifests have in common: corpora, environment and removed units.
+
+    On the same machine, Python and lock the same recipe gives the same plan; elsewhere arithmetic
+    differs in its last digits, and this says how much that matters.
+    """
+    corpora = {
+        side: {c["name"]: c["scored_sha256"] for c in manifest["corpora"]}
+        for side, manifest in (("one", one), ("other", other))
+    }
+    names = sorted(corpora["one"].keys() | corpora["other"].keys())
+    first, second = Plan.from_dict(one["plan"]), Plan.from_dict(other["plan"])
+    same_base = one["base"]["weights_sha256"] == other["base"]["weights_sha256"]
+    return {
+        "same_base": same_base,
+        "same_plan": first == second,
+        "corpora": {name: corpora["one"].get(name) == corpora["other"].get(name) for name in names},
+        "environment": {
+            name: [one["environment"].get(name), other["environment"].get(name)]
+            for name in sorted(one["environment"].keys() | other["environment"].keys())
+            if one["environment"].get(name) != other["environment"].get(name)
+        },
+        "overlap_of_removed_units": overlap(first, second),
+    }

@@ -1,0 +1,160 @@
+"""What a run would do, found out without doing it: units, texts, tasks, time and disk."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from pipeline.architectures.description import Architecture
+from pipeline.architectures.registry import Dimensions, describe, dimensions
+from pipeline.cache import Cache
+from pipeline.evaluation.tasks import check_tasks
+from pipeline.progress import Progress
+from pipeline.recipe import Gate, Recipe, next_token_task
+from pipeline.recipe_file import LoadedRecipe
+from pipeline.selection import uniform
+from pipeline.sources.corpora import load_corpora, scored_tokens
+from pipeline.sources.models import describe_model
+
+BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
+# Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
+REACHED = (0.35, 0.8)
+MOMENTS_FACTOR = 1.5  # a pass that sums second moments, against one that does not
+OVERHEAD_SECONDS = 60  # loading, conversion, proof, completions
+
+
+def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str, Any]:
+    """Resolve everything that a recipe names and say what a run would do.
+
+    Raises:
+        UnlearnError: whatever the run would have raised before it starts to compute.
+    """
+    recipe = loaded.recipe
+    model = describe_model(recipe.model, loaded.folder, cache)
+    config = SimpleNamespace(**model.config)
+    architecture = describe(model.config.get("model_type", "unknown"), where=model.name)
+    sizes = dimensions(config, architecture)
+    corpora = load_corpora(recipe, loaded.folder, progress)
+    folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
+    checks = check_tasks(recipe.evaluate, folders)
+    tasks = [
+        {"task": c.task, "side": c.side, "documents": c.documents, "tokens": c.tokens}
+        for c in checks
+    ]
+    for side, corpus in recipe.corpora:
+        if corpus.use != "scored":
+            name, tokens = next_token_task(corpus.name), recipe.evaluate.next_token_tokens
+            tasks.append({"task": name, "side": side, "documents": None, "tokens": tokens})
+    kept = _kept(recipe, architecture, sizes)
+    parameters = _parameters(sizes, model.config)
+    output = (parameters - _removed(sizes, kept)) * BYTES[recipe.model.dtype]
+    return {
+        "recipe": recipe.name,
+        "description": recipe.description,
+        "model": {
+            "name": model.name,
+            "kind": model.kind,
+            "ready": model.ready,
+            "architecture": model.config.get("model_type"),
+            "bytes": model.size_bytes,
+            "parameters": parameters,
+        },
+        "units": _unit_lines(sizes, kept),
+        "corpora": [
+            {
+                **item.summary,
+                "scored_tokens": scored_tokens(recipe, item.side, item.corpus),
+            }
+            for item in corpora
+        ],
+        "tasks": tasks,
+        "gates": [_gate_text(gate) for gate in recipe.gates],
+        "minutes": _minutes(recipe, parameters, sum(int(t["tokens"] or 0) for t in tasks)),
+        "output_bytes": output,
+        "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready),
+    }
+
+
+def _kept(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> dict[str, int]:
+    ffn, attention = recipe.select.ffn, recipe.select.attention
+    hidden = sizes.hidden if architecture.attention.heads_divide_hidden else None
+    kept = {
+        "ffn": uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of),
+        "heads": sizes.heads,
+        "kv_heads": sizes.kv_heads,
+    }
+    if attention.unit == "kv_group":
+        groups = uniform.kept_groups(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
+        kept |= {"kv_heads": groups, "heads": groups * sizes.heads_per_group}
+    else:
+        each = uniform.kept_per_group(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
+        kept["heads"] = each * sizes.kv_heads
+    return kept
+
+
+def _unit_lines(sizes: Dimensions, kept: dict[str, int]) -> list[str]:
+    lines = []
+    for kind, total in (("ffn", sizes.ffn), ("heads", sizes.heads), ("kv_heads", sizes.kv_heads)):
+        name = {"ffn": "FFN neurons", "heads": "query heads", "kv_heads": "key/value heads"}[kind]
+        gone = total - kept[kind]
+        lines.append(
+            f"{name}: {total:,} → {kept[kind]:,} in each of {sizes.layers} layers "
+            f"({gone * sizes.layers:,} of {total * sizes.layers:,} removed, {gone / total:.1%})"
+        )
+    return lines
+
+
+def _parameters(sizes: Dimensions, config: dict[str, Any]) -> int:
+    vocabulary = int(config.get("vocab_size") or 0)
+    embeddings = vocabulary * sizes.hidden * (1 if config.get("tie_word_embeddings") else 2)
+    attention = 2 * sizes.hidden * sizes.head_dim * (sizes.heads + sizes.kv_heads)
+    return embeddings + sizes.layers * (3 * sizes.hidden * sizes.ffn + attention)
+
+
+def _removed(sizes: Dimensions, kept: dict[str, int]) -> int:
+    ffn = 3 * sizes.hidden * (sizes.ffn - kept["ffn"])
+    heads = sizes.heads - kept["heads"] + sizes.kv_heads - kept["kv_heads"]
+    return sizes.layers * (ffn + 2 * sizes.hidden * sizes.head_dim * heads)
+
+
+def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool) -> int:
+    moments = 4 * sizes.layers * sizes.ffn**2 * recipe.select.steps
+    base = 0 if ready else parameters * BYTES[recipe.model.dtype]
+    return base + (moments if recipe.compensate.enabled else 0)
+
+
+def _minutes(recipe: Recipe, parameters: int, evaluated_tokens: int) -> tuple[float, float]:
+    """Shortest and longest time that the run can be expected to take."""
+    factor = MOMENTS_FACTOR if recipe.compensate.enabled else 1.0
+    scoring = recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
+    tokens = scoring * recipe.select.steps + 2 * evaluated_tokens
+    seconds = 2 * parameters * tokens / _rate(recipe.model.dtype)
+    slow, fast = REACHED
+    return (seconds / fast + OVERHEAD_SECONDS) / 60, (seconds / slow + OVERHEAD_SECONDS) / 60
+
+
+def _rate(dtype: str) -> float:
+    """Floating-point operations a second of a bare matrix product on this machine."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = 1024
+    left, right = (
+        torch.randn(size, size, device=device, dtype=getattr(torch, dtype)) for _ in "ab"
+    )
+    best = 0.0
+    for _ in range(5):
+        started = time.perf_counter()
+        float((left @ right)[0, 0])  # reading the result waits for an accelerator
+        best = max(best, 2 * size**3 / (time.perf_counter() - started))
+    return best
+
+
+def _gate_text(gate: Gate) -> str:
+    at_least = gate.drops_at_least is not None
+    bound = gate.drops_at_least if at_least else gate.drops_at_most
+    assert bound is not None
+    share = {"relative": "of itself", "above_chance": f"of its distance to {gate.chance}"}
+    amount = f"{bound:g}" if gate.scale == "absolute" else f"{bound:.1%} {share[gate.scale]}"
+    return f"{gate.task} {gate.metric} drops {'at least' if at_least else 'at most'} {amount}"

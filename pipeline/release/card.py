@@ -1,0 +1,40 @@
+"""The model card: `README.md` of a released folder, from the manifest alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from pipeline.release.results import metric_rows, size_rows
+
+NAME = "README.md"
+
+
+def write_card(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the card of a released folder."""
+    (folder / NAME).write_text(card_text(manifest), encoding="utf-8")
+
+
+def card_text(manifest: dict[str, Any]) -> str:
+    """The card as Markdown with the Hub's metadata block."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.release"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment.get_template("card.md.jinja").render(
+        m=manifest,
+        metrics=metric_rows(manifest["evaluation"]),
+        sizes=size_rows(manifest),
+        removed=[
+            (kind.replace("_", " "), unit["total"] - unit["kept"], unit["total"])
+            for kind, unit in manifest["units"].items()
+            if unit["kept"] < unit["total"]
+        ],
+    )

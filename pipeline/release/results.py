@@ -1,0 +1,96 @@
+"""The results of a run as rows, for the terminal and for the model card alike."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from pipeline.evaluation.gates import higher_is_worse
+
+# What is shown first of a task that has several metrics; the others are in evaluation.json.
+SHOWN = ("top1", "loss", "acc_norm", "acc", "bits_per_byte")
+
+
+class MetricRow(NamedTuple):
+    """One metric of one task, before and after."""
+
+    side: str
+    task: str
+    metric: str
+    n: int
+    before: str
+    after: str
+    change: str
+
+
+class SizeRow(NamedTuple):
+    """One property of the checkpoint, before and after."""
+
+    what: str
+    before: str
+    after: str
+    change: str
+
+
+def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
+    """Rows of `evaluation.json`, forget first."""
+    before, after = evaluation["base"]["tasks"], evaluation["pruned"]["tasks"]
+    rows = []
+    for task in sorted(before, key=lambda name: (before[name]["side"] != "forget", name)):
+        values, errors = before[task]["metrics"], before[task]["stderr"]
+        pruned, pruned_errors = after[task]["metrics"], after[task]["stderr"]
+        shown = [metric for metric in SHOWN if metric in values] or sorted(values)
+        for metric in shown:
+            rows.append(
+                MetricRow(
+                    side=before[task]["side"],
+                    task=task,
+                    metric=metric,
+                    n=before[task]["n"],
+                    before=_with_error(values[metric], errors.get(metric)),
+                    after=_with_error(pruned[metric], pruned_errors.get(metric)),
+                    change=_change(metric, values[metric], pruned[metric]),
+                )
+            )
+    return rows
+
+
+def size_rows(manifest: dict[str, Any]) -> list[SizeRow]:
+    """Parameters, bytes and speed of base and pruned."""
+    base, pruned, evaluation = manifest["base"], manifest["pruned"], manifest["evaluation"]
+    speeds = [evaluation[which]["tokens_per_second"] for which in ("base", "pruned")]
+    return [
+        SizeRow(
+            "parameters",
+            f"{base['parameters']:,}",
+            f"{pruned['parameters']:,}",
+            _relative(base["parameters"], pruned["parameters"]),
+        ),
+        SizeRow(
+            "weights on disk",
+            f"{base['bytes'] / 1e6:,.1f} MB",
+            f"{pruned['bytes'] / 1e6:,.1f} MB",
+            _relative(base["bytes"], pruned["bytes"]),
+        ),
+        SizeRow(
+            "speed while evaluating",
+            f"{speeds[0]:,.0f} tokens/s",
+            f"{speeds[1]:,.0f} tokens/s",
+            _relative(*speeds),
+        ),
+    ]
+
+
+def _with_error(value: float, error: float | None) -> str:
+    shown = f"{value:.3f}"
+    return shown if error is None or math.isnan(error) else f"{shown} ± {error:.3f}"
+
+
+def _change(metric: str, before: float, after: float) -> str:
+    if higher_is_worse(metric):
+        return f"{after - before:+.3f}"
+    return f"{after - before:+.3f} ({_relative(before, after)})"
+
+
+def _relative(before: float, after: float) -> str:
+    return f"{100 * (after / before - 1):+.1f} %" if before else "–"

@@ -1,0 +1,103 @@
+"""Tables on the terminal: the result of a run, a forecast, the recipes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.release.results import metric_rows, size_rows
+
+COLOURS = {"PASS": "green", "FAIL": "red", "UNJUDGED": "yellow"}
+PIPE_WIDTH = 120  # rich assumes 80 columns where there is no terminal, and would wrap
+
+
+def show_result(folder: Path, manifest: dict[str, Any], console: Console | None = None) -> None:
+    """Print one table with sizes, tasks, gates and verdict, and where things are."""
+    console = console or _console()
+    verdict = manifest["verdict"]
+    table = Table(title=f"{manifest['name']}: {manifest['base']['name']}", title_justify="left")
+    for column in ("", "base", "pruned", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    for size in size_rows(manifest):
+        table.add_row(size.what, size.before, size.after, size.change)
+    side = None
+    for row in metric_rows(manifest["evaluation"]):
+        if row.side != side:
+            table.add_section()
+            table.add_row(f"[bold]{row.side}[/]")
+            side = row.side
+        name = f"{row.task} {row.metric} [dim]({row.n})[/]"
+        table.add_row(name, row.before, row.after, row.change)
+    console.print(table)
+    for gate in manifest["evaluation"]["gates"]:
+        mark = "[green]pass[/]" if gate["passed"] else "[red]FAIL[/]"
+        console.print(f"  {mark}  {gate['sentence']}")
+    console.print(f"Verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
+    if verdict == "UNJUDGED":
+        console.print("  the recipe has no gates")
+    proof = manifest["proof"]
+    console.print(
+        f"Proof:   logits equal the masked original's up to {proof['max_difference']:.1e} "
+        f"on {proof['tokens']:,} tokens"
+    )
+    console.print(f"Where:   {folder}  (README.md, evaluation.json, pruning_manifest.json)")
+
+
+def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> None:
+    """Print what a run would do."""
+    console = console or _console()
+    console.print(f"[bold]{forecast['recipe']}[/]: {forecast['description']}")
+    model = forecast["model"]
+    console.print(f"Model:   {model['name']} ({model['kind']}, {model['architecture']})")
+    for line in forecast["units"]:
+        console.print(f"Units:   {line}")
+    table = Table(title="Texts", title_justify="left")
+    for column in ("name", "side", "genre", "licence", "tokens scored", "held out"):
+        table.add_column(
+            column, justify="right" if column in ("tokens scored", "held out") else "left"
+        )
+    for corpus in forecast["corpora"]:
+        table.add_row(
+            corpus["name"],
+            corpus["side"],
+            corpus["genre"],
+            corpus["licence"],
+            f"{corpus['scored_tokens']:,}" if corpus["scored_tokens"] else "–",
+            f"{corpus['held_out_documents']:,} documents" if corpus["held_out_documents"] else "–",
+        )
+    console.print(table)
+    tasks = Table(title="Evaluation", title_justify="left")
+    for column in ("task", "side", "documents", "tokens"):
+        tasks.add_column(column, justify="left" if column in ("task", "side") else "right")
+    for task in forecast["tasks"]:
+        documents = f"{task['documents']:,}" if task["documents"] else "–"
+        tasks.add_row(task["task"], task["side"], documents, f"{task['tokens']:,}")
+    console.print(tasks)
+    for gate in forecast["gates"]:
+        console.print(f"Gate:    {gate}")
+    low, high = forecast["minutes"]
+    console.print(
+        f"Time:    about {low:.0f} to {high:.0f} minutes on this machine, if nothing is cached"
+    )
+    console.print(
+        f"Disk:    {forecast['output_bytes'] / 1e6:,.0f} MB for the output, "
+        f"{forecast['cache_bytes'] / 1e6:,.0f} MB in the cache"
+    )
+    console.print("Nothing was downloaded, converted, scored or written.")
+
+
+def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -> None:
+    """Print names and descriptions."""
+    console = console or _console()
+    table = Table.grid(padding=(0, 2))
+    for name, description in found:
+        table.add_row(f"[bold]{name}[/]", description)
+    console.print(table)
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)

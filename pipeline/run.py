@@ -1,0 +1,237 @@
+"""A run: the stages in order. Each reads what earlier ones wrote and never reaches back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import Cache, digest_of, digest_of_file, new_folder, read_json, write_json
+from pipeline.evaluation.gates import judge
+from pipeline.evaluation.model import generate
+from pipeline.evaluation.results import Evaluation
+from pipeline.evaluation.run import evaluate
+from pipeline.export.checkpoint import copy_companions, write_config
+from pipeline.export.manifest import environment, write_manifest
+from pipeline.export.proof import Proof, prove
+from pipeline.progress import Progress
+from pipeline.recipe_file import LoadedRecipe
+from pipeline.release.card import write_card
+from pipeline.sources.models import resolve_model
+from pipeline.stages.base import Base, load_model, open_base
+from pipeline.stages.choose import Choice, choose, masking
+from pipeline.stages.measure import Measurer
+from pipeline.stages.output import check_target, finished
+from pipeline.stages.texts import Texts, prepare
+from pipeline.surgery.coordinates import tensor_cuts
+from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made.
+
+    Attributes:
+        folder: the released folder.
+        manifest: content of its manifest.
+        reused: the folder held exactly this run already.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    reused: bool
+
+
+class Run:
+    """One recipe, one output folder."""
+
+    def __init__(self, loaded: LoadedRecipe, cache: Cache, progress: Progress) -> None:
+        self.loaded = loaded
+        self.recipe = loaded.recipe
+        self.cache = cache
+        self.progress = progress
+
+    def execute(self, target: Path, force: bool = False) -> Outcome:
+        """Produce `target`: score, select, cut, prove, evaluate, judge, describe.
+
+        Args:
+            target: the output folder; it appears whole or not at all.
+            force: replace whatever is in it.
+
+        Raises:
+            UnlearnError: something is wrong; `target` is as it was.
+        """
+        check_target(target, self.recipe.name, force)
+        with self.progress.stage("Base model"):
+            resolved = resolve_model(
+                self.recipe.model, self.loaded.folder, self.cache, self.progress
+            )
+            base = open_base(resolved)
+        with self.progress.stage("Texts"):
+            texts = prepare(base, self.loaded, self.cache, self.progress)
+        run_key = self._run_key(base, texts)
+        if (manifest := finished(target, run_key)) is not None:
+            self.progress.say(f"{target} holds exactly this run already; nothing to do")
+            return Outcome(target, manifest, reused=True)
+        measurer = Measurer(base, self.recipe, texts.sequences, self.cache, self.progress)
+        with self.progress.stage("Scoring and selection"):
+            choice = choose(base, self.recipe, measurer, self.progress)
+            self._say_choice(choice)
+        with new_folder(target) as folder:
+            manifest = self._make(folder, base, texts, choice) | {"run_key": run_key}
+            write_card(folder, manifest)
+            write_manifest(folder, manifest)
+        return Outcome(target, manifest, reused=False)
+
+    def _make(self, folder: Path, base: Base, texts: Texts, choice: Choice) -> dict[str, Any]:
+        with self.progress.stage("Surgery"):
+            report = self._cut(folder, base, choice)
+        with self.progress.stage("Proof"):
+            proof = self._prove(folder, base, texts, choice)
+        with self.progress.stage("Evaluation of the base model"):
+            before = self._evaluate(base.model.path, base.model.weights_sha256, texts)
+            prompts_before = self._complete(base.model.path, base.model.weights_sha256)
+        with self.progress.stage("Evaluation of the pruned model"):
+            digest = _weights_digest(folder)
+            after = self._evaluate(folder, digest, texts)
+            prompts_after = self._complete(folder, digest)
+        verdict = judge(self.recipe.gates, before, after)
+        evaluation = {"base": before.as_dict(), "pruned": after.as_dict(), **verdict.as_dict()}
+        write_json(folder / "evaluation.json", evaluation)
+        for side, result in (("base", before), ("pruned", after)):
+            shutil.copytree(result.samples_folder, folder / "samples" / side, ignore=_no_key)
+        return {
+            "name": self.recipe.name,
+            "description": self.recipe.description,
+            "language": self.recipe.language,
+            "verdict": verdict.decision,
+            "base": {
+                "name": base.model.name,
+                "licence": base.model.licence,
+                "origin": base.model.origin,
+                "weights_sha256": base.model.weights_sha256,
+                "parameters": report.parameters[0],
+                "bytes": report.bytes[0],
+            },
+            "pruned": {
+                "weights_sha256": digest,
+                "parameters": report.parameters[1],
+                "bytes": report.bytes[1],
+            },
+            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe_sha256": self.loaded.digest,
+            "seed": self.recipe.seed,
+            "environment": environment(),
+            "corpora": texts.summary,
+            "coverage": choice.measurement.coverage,
+            "scores": choice.score_summary,
+            "units": {
+                kind: {"kept": kept, "total": total}
+                for kind, (kept, total) in choice.plan.counts().items()
+            },
+            "tensors": {
+                "sliced": report.sliced,
+                "compensated": report.compensated,
+                "untouched": report.untouched,
+            },
+            "proof": proof.to_dict(),
+            "evaluation": evaluation,
+            "prompts": [
+                {"prompt": prompt, "before": one, "after": other}
+                for prompt, one, other in zip(
+                    self.recipe.evaluate.prompts, prompts_before, prompts_after, strict=True
+                )
+            ],
+            "plan": json.loads(choice.plan.to_json()),
+        }
+
+    def _cut(self, folder: Path, base: Base, choice: Choice) -> SurgeryReport:
+        cuts = tensor_cuts(base.architecture, choice.plan, base.dimensions.head_dim)
+        total = sum(tensor.size for tensor in base.tensors.values())
+        with self.progress.bar("writing", total, "bytes") as advance:
+            report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
+        write_config(base.model.path, folder, base.architecture, base.dimensions, choice.plan)
+        copy_companions(base.model.path, folder)
+        before, after = report.parameters
+        self.progress.say(
+            f"  {len(report.sliced) + len(report.compensated)} tensors sliced, "
+            f"{len(report.compensated)} of them compensated, {report.untouched} untouched; "
+            f"{before:,} → {after:,} parameters"
+        )
+        return report
+
+    def _prove(self, folder: Path, base: Base, texts: Texts, choice: Choice) -> Proof:
+        proof = prove(
+            load_base=lambda: load_model(base.model.path, "float32"),
+            load_pruned=lambda: load_model(folder, "float32"),
+            masking=lambda model: masking(base, choice.plan, choice.maps, model),
+            sequences_NS=texts.proof_NS,
+        )
+        self.progress.say(
+            f"  logits of {proof.tokens:,} held-out tokens equal the masked original's up to "
+            f"{proof.max_difference:.1e} (tolerance {proof.tolerance:g})"
+        )
+        return proof
+
+    def _evaluate(self, folder: Path, weights_sha256: str, texts: Texts) -> Evaluation:
+        settings = self.recipe.evaluate
+        return evaluate(
+            folder,
+            weights_sha256,
+            settings,
+            sides=self.recipe.evaluated,
+            held_out=texts.held_out,
+            task_folders=[self.loaded.folder / name for name in settings.task_folders],
+            seed=self.recipe.seed,
+            cache=self.cache,
+            progress=self.progress,
+        )
+
+    def _complete(self, folder: Path, weights_sha256: str) -> list[str]:
+        settings = self.recipe.evaluate
+        key = {
+            "weights": weights_sha256,
+            "prompts": list(settings.prompts),
+            "dtype": settings.dtype,
+            "environment": environment(),
+        }
+        found = self.cache.find("completions", key)
+        if found is None:
+            with self.cache.make("completions", key) as new:
+                completions = generate(folder, settings.prompts, settings.dtype)
+                write_json(new / "completions.json", completions)
+            return completions
+        return [str(text) for text in read_json(found / "completions.json")]
+
+    def _run_key(self, base: Base, texts: Texts) -> str:
+        return digest_of(
+            {
+                "format": FORMAT,
+                "recipe": self.loaded.digest,
+                "weights": base.model.weights_sha256,
+                "corpora": texts.summary,
+                "environment": environment(),
+            }
+        )
+
+    def _say_choice(self, choice: Choice) -> None:
+        coverage = ", ".join(f"{kind} {seen}" for kind, seen in choice.measurement.coverage.items())
+        self.progress.say(f"  coverage: {coverage}")
+        for kind, (kept, total) in choice.plan.counts().items():
+            if kept < total:
+                self.progress.say(
+                    f"  {kind}: {total - kept:,} of {total:,} removed ({1 - kept / total:.1%})"
+                )
+
+
+def _weights_digest(folder: Path) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    return digest_of([[path.name, digest_of_file(path)] for path in files])
+
+
+def _no_key(_folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if name == "key.json"]

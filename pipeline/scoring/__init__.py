@@ -1,0 +1,1 @@
+"""Activation statistics of units, and importance from them."""

@@ -1,0 +1,193 @@
+"""One pass over packed sequences that sums statistics at the input of output projections.
+
+Sums of short blocks are taken in float32 and added up in float64. Second moments, which cost as
+much as the layer itself, are products of short blocks in the model's own type, each added up in
+float32, and only one triangle of them is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.scoring.statistics import SecondMoments, Statistics, UnitSums
+
+BLOCK_TOKENS = 256
+MOMENT_BLOCK_TOKENS = 2048
+MOMENT_PANEL = 256
+
+
+@dataclass(frozen=True)
+class CapturePoints:
+    """Modules whose inputs are the units' activations, one a layer.
+
+    Attributes:
+        ffn: output projections of the feed-forward blocks.
+        attention: output projections of the attention blocks.
+        groups: key/value groups in each attention block.
+    """
+
+    ffn: Sequence[nn.Module]
+    attention: Sequence[nn.Module]
+    groups: int
+
+
+class Collector:
+    """Sums statistics of every forward pass that runs while its hooks are attached.
+
+    Args:
+        points: where to capture.
+        widths: FFN neurons and attention coordinates of a layer.
+        skip_positions: positions at the start of each sequence that are not counted.
+        moments: unit kinds ("ffn", "attention") whose second moments are summed too.
+    """
+
+    def __init__(
+        self,
+        points: CapturePoints,
+        widths: tuple[int, int],
+        *,
+        skip_positions: int,
+        moments: frozenset[str] = frozenset(),
+    ) -> None:
+        self.points = points
+        self.skip_positions = skip_positions
+        layers = len(points.ffn)
+        ffn, attention = widths
+        self.statistics = Statistics.zeros(layers, ffn, points.groups, attention // points.groups)
+        self.ffn_moments = _Moments(layers, ffn) if "ffn" in moments else None
+        self.attention_moments = _Moments(layers, attention) if "attention" in moments else None
+        self._seen: set[tuple[str, int]] = set()
+
+    @contextmanager
+    def attached(self) -> Iterator[None]:
+        """Attach the hooks, ahead of any that mask, so that removed units are measured too."""
+        handles = []
+        for kind, modules in (("ffn", self.points.ffn), ("attention", self.points.attention)):
+            for layer, module in enumerate(modules):
+                hook = self._hook(kind, layer)
+                handles.append(module.register_forward_pre_hook(hook, prepend=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def count(self, sequences: int, length: int) -> None:
+        """Record that a batch of `sequences` × `length` tokens has passed."""
+        self.statistics.tokens += sequences * max(length - self.skip_positions, 0)
+
+    def coverage(self) -> dict[str, tuple[int, int]]:
+        """(seen, expected) layers by unit kind."""
+        expected = len(self.points.ffn)
+        return {
+            kind: (sum(seen == kind for seen, _ in self._seen), expected)
+            for kind in ("ffn", "attention")
+        }
+
+    def second_moments(self) -> SecondMoments:
+        """The finished second moments."""
+        return SecondMoments(
+            self.statistics.tokens,
+            self.ffn_moments.finished() if self.ffn_moments else [],
+            self.attention_moments.finished() if self.attention_moments else [],
+        )
+
+    def _hook(self, kind: str, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        sums: UnitSums = getattr(self.statistics, kind)
+        moments = self.ffn_moments if kind == "ffn" else self.attention_moments
+
+        def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            x_BSU = inputs[0].detach()
+            x_TU = x_BSU[:, self.skip_positions :].reshape(-1, x_BSU.shape[-1])
+            _add_sums(sums, layer, x_TU)
+            if kind == "attention":
+                self._add_groups(layer, x_TU)
+            if moments is not None:
+                moments.add(layer, x_TU)
+            self._seen.add((kind, layer))
+
+        return hook
+
+    def _add_groups(self, layer: int, x_TU: Tensor) -> None:
+        x_GTD = x_TU.float().unflatten(1, (self.points.groups, -1)).transpose(0, 1)
+        products = torch.bmm(x_GTD.transpose(1, 2), x_GTD)
+        self.statistics.groups_LGDD[layer] += products.double().cpu()
+
+
+@torch.inference_mode()
+def collect(
+    model: nn.Module,
+    sequences_NS: Tensor,
+    collector: Collector,
+    batch_tokens: int,
+    advance: Callable[[float], None],
+) -> None:
+    """Run the model over `sequences_NS` with the collector's hooks attached.
+
+    Args:
+        model: the decoder without its language-model head, whose output nobody needs here.
+        sequences_NS: token ids, N packed sequences of S tokens.
+        collector: receives the activations.
+        batch_tokens: tokens in one forward pass.
+        advance: called with the tokens of each finished batch.
+    """
+    device = next(model.parameters()).device
+    length = sequences_NS.shape[1]
+    with collector.attached():
+        for batch_BS in sequences_NS.split(max(batch_tokens // length, 1)):
+            model(input_ids=batch_BS.to(device), use_cache=False)
+            collector.count(*batch_BS.shape)
+            advance(batch_BS.numel())
+
+
+def _add_sums(sums: UnitSums, layer: int, x_TU: Tensor) -> None:
+    width = x_TU.shape[1]
+    total, absolute, squared, positive = (
+        torch.zeros(width, dtype=torch.float64, device=x_TU.device) for _ in range(4)
+    )
+    # Short blocks stay in the processor's cache and keep float32 sums exact to its precision.
+    for block in x_TU.split(BLOCK_TOKENS):
+        x = block.float()
+        ones = torch.ones(len(x), device=x.device)
+        total += ones @ x
+        squared += ones @ x.square()
+        positive += ones @ (x > 0).float()
+        absolute += ones @ x.abs_()
+    sums.total_LU[layer] += total.cpu()
+    sums.absolute_LU[layer] += absolute.cpu()
+    sums.squared_LU[layer] += squared.cpu()
+    sums.positive_LU[layer] += positive.cpu()
+
+
+class _Moments:
+    """Σ x xᵀ of each layer: the upper triangle, in panels."""
+
+    def __init__(self, layers: int, width: int) -> None:
+        self.width = width
+        self._sums: list[Tensor | None] = [None] * layers
+
+    def add(self, layer: int, x_TU: Tensor) -> None:
+        sums = self._sums[layer]
+        if sums is None:
+            sums = torch.zeros(self.width, self.width, dtype=torch.float32, device=x_TU.device)
+            self._sums[layer] = sums
+        # float16 products overflow where activations are massive
+        x_TU = x_TU.float() if x_TU.dtype == torch.float16 else x_TU
+        for block in x_TU.split(MOMENT_BLOCK_TOKENS):
+            for start in range(0, self.width, MOMENT_PANEL):
+                panel = block[:, start : start + MOMENT_PANEL]
+                sums[start : start + MOMENT_PANEL, start:] += panel.T @ block[:, start:]
+
+    def finished(self) -> list[Tensor]:
+        complete = []
+        for layer, sums in enumerate(self._sums):
+            if sums is None:
+                raise RuntimeError(f"layer {layer} has seen no tokens")
+            upper = sums.triu()
+            complete.append((upper + upper.triu(1).T).cpu())
+        return complete

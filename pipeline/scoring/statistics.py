@@ -1,0 +1,126 @@
+"""Activation statistics: per-unit sums over tokens, which can be merged, saved and loaded.
+
+Shape suffixes: L layers, U units (FFN neurons, or head-dimension coordinates of the attention
+output), G key/value groups, D coordinates of a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+SUMS = ("total", "absolute", "squared", "positive")
+
+
+@dataclass
+class UnitSums:
+    """Sums over tokens of every unit of one kind, in float64.
+
+    Attributes:
+        total_LU: Σ x.
+        absolute_LU: Σ |x|.
+        squared_LU: Σ x².
+        positive_LU: number of tokens with x > 0.
+    """
+
+    total_LU: Tensor
+    absolute_LU: Tensor
+    squared_LU: Tensor
+    positive_LU: Tensor
+
+    @classmethod
+    def zeros(cls, layers: int, units: int) -> UnitSums:
+        """No tokens seen yet."""
+        return cls(*(torch.zeros(layers, units, dtype=torch.float64) for _ in SUMS))
+
+    def merge(self, other: UnitSums) -> None:
+        """Add the sums of other tokens."""
+        for name in SUMS:
+            getattr(self, f"{name}_LU").add_(getattr(other, f"{name}_LU"))
+
+
+@dataclass
+class Statistics:
+    """Everything that one pass over one corpus measured.
+
+    Attributes:
+        tokens: positions that were counted.
+        ffn: sums of every FFN neuron.
+        attention: sums of every coordinate of the attention output (heads × head_dim).
+        groups_LGDD: Σ x xᵀ of every key/value group's coordinates, from which the contribution of
+            any head or group to the residual stream follows.
+    """
+
+    tokens: int
+    ffn: UnitSums
+    attention: UnitSums
+    groups_LGDD: Tensor
+
+    @classmethod
+    def zeros(cls, layers: int, ffn: int, groups: int, group_width: int) -> Statistics:
+        """No tokens seen yet."""
+        return cls(
+            tokens=0,
+            ffn=UnitSums.zeros(layers, ffn),
+            attention=UnitSums.zeros(layers, groups * group_width),
+            groups_LGDD=torch.zeros(layers, groups, group_width, group_width, dtype=torch.float64),
+        )
+
+    def merge(self, other: Statistics) -> None:
+        """Add the statistics of other tokens; shards and processes add up."""
+        self.tokens += other.tokens
+        self.ffn.merge(other.ffn)
+        self.attention.merge(other.attention)
+        self.groups_LGDD.add_(other.groups_LGDD)
+
+    def save(self, path: Path) -> None:
+        """Write as safetensors."""
+        tensors = {"tokens": torch.tensor([self.tokens]), "groups": self.groups_LGDD}
+        for kind in ("ffn", "attention"):
+            for name in SUMS:
+                tensors[f"{kind}.{name}"] = getattr(getattr(self, kind), f"{name}_LU")
+        save_file(tensors, path)
+
+    @classmethod
+    def load(cls, path: Path) -> Statistics:
+        """Read what `save` wrote."""
+        tensors = load_file(path)
+        ffn, attention = (
+            UnitSums(*(tensors[f"{kind}.{name}"] for name in SUMS)) for kind in ("ffn", "attention")
+        )
+        return cls(int(tensors["tokens"]), ffn, attention, tensors["groups"])
+
+
+@dataclass
+class SecondMoments:
+    """Σ x xᵀ over tokens of each layer's FFN neurons and attention coordinates, in float32.
+
+    Lists of L tensors of shape [U, U]; the attention list is empty when no heads are cut.
+    """
+
+    tokens: int
+    ffn: list[Tensor]
+    attention: list[Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write one safetensors file a layer, so that compensation can load one at a time."""
+        for layer, moments in enumerate(self.ffn):
+            tensors = {"tokens": torch.tensor([self.tokens]), "ffn": moments}
+            if self.attention:
+                tensors["attention"] = self.attention[layer]
+            save_file(tensors, folder / _layer_file(layer))
+
+
+def load_second_moments(folder: Path, layer: int) -> dict[str, Tensor]:
+    """Mean second moments E[x xᵀ] of one layer, by unit kind, in float64."""
+    tensors = load_file(folder / _layer_file(layer))
+    tokens = max(int(tensors.pop("tokens")), 1)
+    return {kind: moments.double() / tokens for kind, moments in tensors.items()}
+
+
+def _layer_file(layer: int) -> str:
+    return f"layer_{layer:03d}.safetensors"

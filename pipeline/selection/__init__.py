@@ -1,0 +1,1 @@
+"""Which units are removed: ranking, and shapes that something can load."""

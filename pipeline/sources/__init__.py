@@ -1,0 +1,1 @@
+"""Models and corpora, wherever they are: Hub, folder, GGUF, package, standard library."""

@@ -1,0 +1,120 @@
+"""Models of the Hugging Face Hub: what is there, and the download of what is needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
+
+from pipeline.cache import read_json
+from pipeline.errors import BrokenError, InputError
+from pipeline.progress import Progress
+from pipeline.recipe import HubSource
+from pipeline.sources.hub import hub_errors
+from pipeline.sources.model_folder import INDEX
+
+FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
+# Other formats and original copies of the same weights.
+NOT_FILES = ("*/*", "consolidated*.safetensors")
+
+
+@dataclass(frozen=True)
+class HubModel:
+    """What is known of a Hub model before it is downloaded.
+
+    Attributes:
+        size_bytes: size of its safetensors; None while the Hub is out of reach.
+        at_hand: whether its weights are in the local cache.
+        config: its config.json.
+    """
+
+    size_bytes: int | None
+    at_hand: bool
+    config: dict[str, Any]
+
+
+def download(source: HubSource, progress: Progress) -> tuple[Path, dict[str, str]]:
+    """Download a model, and say for the manifest where it came from.
+
+    Raises:
+        InputError: no such repository or revision, or access is not granted.
+        BrokenError: the Hub cannot be reached and nothing was downloaded before.
+    """
+    with hub_errors(source.hub, source.revision):
+        commit = _commit(source)
+        if commit is not None:
+            progress.say(f"Fetching {source.hub} at {commit[:12]} (files at hand are not repeated)")
+        if progress.style != "terminal":
+            disable_progress_bars()
+        try:
+            path = Path(
+                snapshot_download(
+                    source.hub,
+                    revision=commit or source.revision,
+                    allow_patterns=list(FILES),
+                    ignore_patterns=list(NOT_FILES),
+                    local_files_only=commit is None,
+                )
+            )
+        finally:
+            enable_progress_bars()
+    origin = {
+        "kind": "hub",
+        "repository": source.hub,
+        "revision": source.revision,
+        "commit": commit or path.name,  # snapshots are kept in folders named after commits
+    }
+    return path, origin
+
+
+def look_up(source: HubSource) -> HubModel:
+    """Find out about a model; only its config.json is downloaded.
+
+    Raises:
+        InputError: no such repository or revision, or it has no safetensors.
+        BrokenError: the Hub cannot be reached and nothing was downloaded before.
+    """
+    with hub_errors(source.hub, source.revision):
+        commit = _commit(source)
+        revision = commit or source.revision
+        config = hf_hub_download(
+            source.hub, "config.json", revision=revision, local_files_only=commit is None
+        )
+        size = _size(source.hub, commit) if commit else None
+    at_hand = any(
+        isinstance(try_to_load_from_cache(source.hub, name, revision=revision), str)
+        for name in ("model.safetensors", INDEX)
+    )
+    return HubModel(size, at_hand, read_json(Path(config)))
+
+
+def _commit(source: HubSource) -> str | None:
+    """The commit that the revision stands for now; None if the Hub is out of reach.
+
+    Asked first because a download would retry for half a minute before it gives up.
+    """
+    try:
+        with hub_errors(source.hub, source.revision):
+            return HfApi().model_info(source.hub, revision=source.revision).sha
+    except BrokenError:
+        return None  # an earlier download may do; if there is none, the download says so
+
+
+def _size(repository: str, commit: str) -> int:
+    info = HfApi().model_info(repository, revision=commit, files_metadata=True)
+    size = sum(
+        file.size or 0
+        for file in info.siblings or []
+        if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename
+    )
+    if not size:
+        raise InputError(
+            "it has no safetensors weights",
+            where=f"model {repository}",
+            remedy="choose a revision that has them, or convert it to a local folder with "
+            "save_pretrained()",
+        )
+    return size

@@ -1,0 +1,225 @@
+"""Turn the recipe's model into a local Hugging Face folder, and say where it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from pipeline.cache import Cache, digest_of, digest_of_file, read_json, write_json
+from pipeline.errors import BrokenError, InputError
+from pipeline.progress import Progress
+from pipeline.recipe import HubSource, Model, PackageSource, PathSource
+from pipeline.sources import gguf_models
+from pipeline.sources.hub_models import download, look_up
+from pipeline.sources.model_folder import check_folder, read_config, safetensors_files
+from pipeline.sources.packages import locate, version_of
+
+GGUF_METADATA = "gguf.json"  # beside a converted model: reading a GGUF's own takes seconds
+REMEMBERED_BYTES = 1 << 26  # the digests of files larger than this are kept in the cache
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this machine, ready to be loaded.
+
+    Args:
+        path: folder with config.json, safetensors and tokenizer.
+        name: what tables and the card call it.
+        origin: where it came from, for the manifest.
+        weights_sha256: digest of the names and contents of the safetensors files.
+        licence: licence of the model, if it is known.
+    """
+
+    path: Path
+    name: str
+    origin: dict[str, str]
+    weights_sha256: str
+    licence: str | None
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """What `resolve_model` would use, found out without downloading or converting.
+
+    Args:
+        name: what tables call it.
+        kind: "hub", "folder" or "gguf".
+        size_bytes: size of the weights as they are now, if it is known.
+        ready: whether nothing has to be downloaded or converted.
+        config: the model's config, or the part of it that is known.
+    """
+
+    name: str
+    kind: str
+    size_bytes: int | None
+    ready: bool
+    config: dict[str, Any]
+
+
+def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) -> ResolvedModel:
+    """Find, download or convert the recipe's model.
+
+    Args:
+        model: the recipe's `model`.
+        folder: the recipe's folder, where relative paths start.
+        cache: keeps converted GGUF files and digests.
+        progress: told about downloads and conversions.
+
+    Raises:
+        InputError: it does not exist, is incomplete or is damaged.
+        BrokenError: the Hub cannot be reached.
+    """
+    source = model.source
+    licence = model.licence
+    if isinstance(source, HubSource):
+        path, origin = download(source, progress)
+        where = f"model {source.hub}"
+    else:
+        place, origin = _locate(source, folder)
+        where = str(place)
+        if place.is_file():
+            origin |= {"kind": "gguf", "file_sha256": _digest_of_file(place, cache)}
+            path = _converted(place, origin["file_sha256"], model.dtype, cache, progress)
+            licence = licence or read_json(path / GGUF_METADATA)["licence"]
+        else:
+            path = place
+    check_folder(path, where)
+    return ResolvedModel(
+        path=path,
+        name=_name(model, path if origin["kind"] == "folder" else None),
+        origin=origin,
+        weights_sha256=_digest_of_weights(path, where, cache),
+        licence=licence,
+    )
+
+
+def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription:
+    """Say what `resolve_model` would use, without downloading weights or converting.
+
+    Raises:
+        InputError: it does not exist, is incomplete or is damaged.
+        BrokenError: the Hub cannot be reached.
+    """
+    source = model.source
+    if isinstance(source, HubSource):
+        found = look_up(source)
+        return ModelDescription(
+            _name(model, None), "hub", found.size_bytes, ready=found.at_hand, config=found.config
+        )
+    place, _ = _locate(source, folder)
+    if place.is_file():
+        key = _conversion_key(_digest_of_file(place, cache), model.dtype)
+        converted = cache.find("base", key)
+        return ModelDescription(
+            name=_name(model, None),
+            kind="gguf",
+            size_bytes=place.stat().st_size,
+            ready=converted is not None,
+            config=read_config(converted, str(converted))
+            if converted
+            else gguf_models.read_header(place).config,
+        )
+    config = check_folder(place, str(place))
+    size = sum(file.stat().st_size for file in safetensors_files(place, str(place)))
+    return ModelDescription(_name(model, place), "folder", size, ready=True, config=config)
+
+
+def _name(model: Model, folder: Path | None) -> str:
+    if model.base_model:
+        return model.base_model
+    source = model.source
+    if isinstance(source, HubSource):
+        return source.hub
+    if folder is not None:
+        return folder.resolve().name
+    return Path(source.path if isinstance(source, PathSource) else source.file).stem
+
+
+def _locate(source: PathSource | PackageSource, folder: Path) -> tuple[Path, dict[str, str]]:
+    """The model's folder or GGUF file, and what the manifest says about where it is."""
+    if isinstance(source, PackageSource):
+        files = locate(source.package, source.file)
+        origin = {
+            "kind": "folder",
+            "package": source.package,
+            "version": version_of(source.package),
+            "file": source.file,
+        }
+        configs = [file for file in files if file.name == "config.json"]
+        if len(configs) == 1:
+            return configs[0].parent, origin
+        if len(files) > 1:
+            raise InputError(
+                f"{len(files)} files match {source.file!r}; a model is one .gguf file or one "
+                "config.json",
+                where=f"package {source.package}",
+            )
+        place = files[0]
+    else:
+        place = folder / Path(source.path).expanduser()
+        origin = {"kind": "folder", "path": source.path}
+    if not place.exists():
+        raise InputError(
+            "there is no such model folder or file",
+            where=str(place),
+            remedy="relative paths start at the recipe's folder; for a model of the Hub use `hub`",
+        )
+    if place.is_file() and place.suffix.lower() != ".gguf":
+        raise InputError(
+            "a model is a folder or a .gguf file, and this is neither", where=str(place)
+        )
+    return place, origin
+
+
+# ── GGUF ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _converted(path: Path, sha256: str, dtype: str, cache: Cache, progress: Progress) -> Path:
+    key = _conversion_key(sha256, dtype)
+    found = cache.find("base", key)
+    if found is None:
+        progress.say(f"Converting {path.name} to {dtype} safetensors (once; it is cached)")
+        with cache.make("base", key) as new:
+            header = gguf_models.convert(path, dtype, new)
+            write_json(new / GGUF_METADATA, {"file": path.name, "licence": header.licence})
+        found = cache.find("base", key)
+    if found is None:
+        raise BrokenError("the converted model is gone from the cache", where=str(cache.root))
+    return found
+
+
+def _conversion_key(sha256: str, dtype: str) -> dict[str, Any]:
+    return {
+        "file_sha256": sha256,
+        "dtype": dtype,
+        "transformers": transformers.__version__,
+        "gguf": gguf_models.LIBRARY_VERSION,
+        "format": gguf_models.FORMAT_VERSION,
+    }
+
+
+# ── digests ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def _digest_of_weights(folder: Path, where: str, cache: Cache) -> str:
+    return digest_of(
+        [[file.name, _digest_of_file(file, cache)] for file in safetensors_files(folder, where)]
+    )
+
+
+def _digest_of_file(path: Path, cache: Cache) -> str:
+    """SHA-256 of a file; that of a large one is remembered by its path, size and time."""
+    stat = path.stat()
+    if stat.st_size < REMEMBERED_BYTES:
+        return digest_of_file(path)
+    key = {"path": str(path.resolve()), "size": stat.st_size, "time": stat.st_mtime_ns}
+    found = cache.find("file-sha256", key)
+    if found is not None:
+        return str(read_json(found / "sha256.json"))
+    digest = digest_of_file(path)
+    with cache.make("file-sha256", key) as folder:
+        write_json(folder / "sha256.json", digest)
+    return digest

@@ -1,0 +1,65 @@
+"""The base model: described at once, and loaded only when a stage must run it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.architectures.description import Architecture
+from pipeline.architectures.registry import Dimensions, check_tensors, describe, dimensions
+from pipeline.evaluation.quiet import quiet
+from pipeline.sources.models import ResolvedModel
+from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model on disk, with its description and sizes."""
+
+    model: ResolvedModel
+    config: Any
+    architecture: Architecture
+    dimensions: Dimensions
+    tensors: dict[str, StoredTensor]
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """Its tokenizer, loaded when first needed."""
+        return AutoTokenizer.from_pretrained(self.model.path)
+
+    def weight(self, layer: int, output: str) -> Tensor:
+        """Weight [hidden, U] of a layer's output projection, as stored."""
+        return self.tensors[self.architecture.module(layer, f"{output}.weight")].read()
+
+
+def open_base(model: ResolvedModel) -> Base:
+    """Describe a resolved model.
+
+    Raises:
+        InputError: its architecture is not described, or a tensor that is to be cut is missing.
+    """
+    config = AutoConfig.from_pretrained(model.path)
+    architecture = describe(config.model_type, where=model.name)
+    sizes = dimensions(config, architecture)
+    tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
+    check_tensors(architecture, sizes.layers, tensors)
+    return Base(model, config, architecture, sizes, tensors)
+
+
+def load_model(folder: Path, dtype: str) -> nn.Module:
+    """Load a causal language model for inference.
+
+    With an accelerator, layers are placed on it as far as they fit (`device_map="auto"`).
+    """
+    placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
+    with quiet():
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), **placement
+        )
+    return cast(nn.Module, model.eval())

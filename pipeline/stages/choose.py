@@ -1,0 +1,234 @@
+"""Selection: from measurements to a plan, in one shot or in steps, and its compensation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.progress import Progress
+from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
+from pipeline.scoring.importance import head_importance, unit_importance
+from pipeline.scoring.statistics import load_second_moments
+from pipeline.selection import scores, uniform
+from pipeline.selection.plan import LayerPlan, Plan, complement
+from pipeline.stages.base import Base
+from pipeline.stages.measure import Measurement, Measurer
+from pipeline.surgery.compensation import CompensationMap, compensation_map
+from pipeline.surgery.coordinates import head_coordinates
+from pipeline.surgery.masking import Maps, masked
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The plan, how to compensate it, and what it was chosen from."""
+
+    plan: Plan
+    maps: Maps
+    measurement: Measurement
+    score_summary: dict[str, dict[str, float]]
+
+
+def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Choice:
+    """Select units, scoring again after each step if the recipe asks for several."""
+    steps = recipe.select.steps
+    plan: Plan | None = None
+    maps: Maps = {}
+    for step in range(1, steps + 1):
+        if steps > 1:
+            progress.say(f"  step {step} of {steps}")
+        measurement = _measure(base, recipe, measurer, plan, maps)
+        plan, summary = _plan(base, recipe, measurement, step / steps, plan)
+        maps = compensate(base, recipe, measurement, plan, progress)
+    assert plan is not None
+    measurer.release()
+    return Choice(plan, maps, measurement, summary)
+
+
+def compensate(
+    base: Base, recipe: Recipe, measurement: Measurement, plan: Plan, progress: Progress
+) -> Maps:
+    """Solve for the compensation of every output projection that the plan cuts."""
+    maps: dict[str, CompensationMap] = {}
+    if not recipe.compensate.enabled:
+        return maps
+    with progress.bar("compensation", len(plan.layers), "layers") as advance:
+        for layer in range(len(plan.layers)):
+            moments = load_second_moments(measurement.moments, layer)
+            for kind, output, kept, removed in _outputs(base, plan, layer):
+                if removed:
+                    name = base.architecture.module(layer, f"{output}.weight")
+                    maps[name] = compensation_map(
+                        moments[kind],
+                        kept,
+                        removed,
+                        ridge=recipe.compensate.ridge,
+                        dtype=base.tensors[name].torch_dtype,
+                        where=name,
+                    )
+            advance(1)
+    return maps
+
+
+def masking(base: Base, plan: Plan, maps: Maps, model: nn.Module) -> AbstractContextManager[None]:
+    """Mask a loaded model by a plan."""
+    return masked(model, base.architecture, plan, base.dimensions.head_dim, maps)
+
+
+def _measure(
+    base: Base, recipe: Recipe, measurer: Measurer, plan: Plan | None, maps: Maps
+) -> Measurement:
+    if plan is None:
+        return measurer.measure()
+    state = {"plan": plan.to_json(), "compensate": recipe.compensate.model_dump(), "format": 1}
+    return measurer.measure(state, lambda model: masking(base, plan, maps, model))
+
+
+def _outputs(
+    base: Base, plan: Plan, layer: int
+) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+    kept, head_dim = plan.layers[layer], base.dimensions.head_dim
+    yield "ffn", base.architecture.feed_forward.output, kept.ffn, plan.removed_ffn(layer)
+    yield (
+        "attention",
+        base.architecture.attention.output,
+        head_coordinates(kept.query_heads, head_dim),
+        head_coordinates(plan.removed_heads(layer), head_dim),
+    )
+
+
+def _plan(
+    base: Base, recipe: Recipe, measurement: Measurement, portion: float, previous: Plan | None
+) -> tuple[Plan, dict[str, dict[str, float]]]:
+    sizes = base.dimensions
+    summary: dict[str, dict[str, float]] = {}
+    ffn = [list(range(sizes.ffn))] * sizes.layers
+    if recipe.select.ffn.fraction:
+        scores_LU, protected_LU = _ffn_scores(base, recipe.select.ffn, measurement, recipe.seed)
+        _keep_removed(scores_LU, previous, Plan.removed_ffn)
+        fraction = round(recipe.select.ffn.fraction * portion, 9)
+        keep = uniform.kept_width(sizes.ffn, fraction, recipe.select.ffn.multiple_of)
+        ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
+        summary["ffn"] = _summary(scores_LU, ffn) | {"protected": float(protected_LU.sum())}
+    queries = [list(range(sizes.heads))] * sizes.layers
+    groups = [list(range(sizes.kv_heads))] * sizes.layers
+    if recipe.select.attention.fraction:
+        fraction = round(recipe.select.attention.fraction * portion, 9)
+        queries, groups, scores_LU = _heads(base, recipe, measurement, fraction, previous)
+        summary["attention"] = _summary(scores_LU, groups if groups[0] else queries)
+    layers = tuple(
+        LayerPlan(tuple(f), tuple(q), tuple(g))
+        for f, q, g in zip(ffn, queries, groups, strict=True)
+    )
+    return Plan(sizes.ffn, sizes.heads, sizes.kv_heads, layers), summary
+
+
+def _ffn_scores(
+    base: Base, settings: FeedForwardSelection, measurement: Measurement, seed: int
+) -> tuple[Tensor, Tensor]:
+    forget, retain = measurement.forget, measurement.retain
+    norms_LU = torch.stack(
+        [
+            base.weight(layer, base.architecture.feed_forward.output).double().norm(dim=0)
+            for layer in range(base.dimensions.layers)
+        ]
+    )
+    forget_LU = unit_importance(forget.ffn, forget.tokens, settings.importance)
+    retain_LU = unit_importance(retain.ffn, retain.tokens, settings.importance)
+    protected_LU = scores.massive(
+        unit_importance(retain.ffn, retain.tokens, "rms"), norms_LU, settings.protect_massive
+    )
+    return _score(settings, forget_LU, retain_LU, norms_LU, seed), protected_LU
+
+
+def _heads(
+    base: Base, recipe: Recipe, measurement: Measurement, fraction: float, previous: Plan | None
+) -> tuple[list[list[int]], list[list[int]], Tensor]:
+    """Kept query heads and key/value heads of each layer, and the scores they were ranked by."""
+    settings, sizes = recipe.select.attention, base.dimensions
+    whole_groups = settings.unit == "kv_group"
+    hidden = sizes.hidden if base.architecture.attention.heads_divide_hidden else None
+    scores_LH = _head_scores(base, settings, measurement, recipe.seed)
+    per_group = sizes.heads_per_group
+    if whole_groups:
+        keep = uniform.kept_groups(sizes.kv_heads, sizes.heads, fraction, hidden)
+        _keep_removed(scores_LH, previous, _removed_groups)
+        groups = uniform.keep_lowest(scores_LH, keep)
+        queries = [[g * per_group + h for g in row for h in range(per_group)] for row in groups]
+        return queries, groups, scores_LH
+    keep = uniform.kept_per_group(sizes.kv_heads, sizes.heads, fraction, hidden)
+    _keep_removed(scores_LH, previous, Plan.removed_heads)
+    rows = uniform.keep_lowest(scores_LH.reshape(-1, per_group), keep)
+    queries = [
+        [g * per_group + h for g in range(sizes.kv_heads) for h in rows[layer * sizes.kv_heads + g]]
+        for layer in range(sizes.layers)
+    ]
+    return queries, [list(range(sizes.kv_heads))] * sizes.layers, scores_LH
+
+
+def _head_scores(
+    base: Base, settings: AttentionSelection, measurement: Measurement, seed: int
+) -> Tensor:
+    sizes = base.dimensions
+    units = sizes.kv_heads if settings.unit == "kv_group" else sizes.heads
+    grams = []
+    for layer in range(sizes.layers):
+        weight_HU = base.weight(layer, base.architecture.attention.output).double()
+        weight_HUD = weight_HU.unflatten(1, (units, -1))
+        grams.append(torch.einsum("hud,hue->ude", weight_HUD, weight_HUD))
+    grams_LUDD = torch.stack(grams)
+    forget_LU, retain_LU = (
+        head_importance(statistics, settings.importance, units, grams_LUDD)
+        for statistics in (measurement.forget, measurement.retain)
+    )
+    # A head's rms importance is its contribution already; for the others its weight's norm counts.
+    norms_LU = grams_LUDD.diagonal(dim1=2, dim2=3).sum(dim=2).sqrt()
+    if settings.importance == "rms" and settings.score == "contribution":
+        norms_LU = torch.ones_like(norms_LU)
+    return _score(settings, forget_LU, retain_LU, norms_LU, seed + 1)
+
+
+def _score(
+    settings: FeedForwardSelection | AttentionSelection,
+    forget_LU: Tensor,
+    retain_LU: Tensor,
+    norms_LU: Tensor,
+    seed: int,
+) -> Tensor:
+    if settings.score == "ratio":
+        return scores.ratio(forget_LU, retain_LU, settings.epsilon)
+    if settings.score == "contribution":
+        return scores.contribution(forget_LU, retain_LU, norms_LU, settings.epsilon)
+    if settings.score == "magnitude":
+        return scores.magnitude(norms_LU)
+    return scores.random(*forget_LU.shape, seed=seed)
+
+
+def _removed_groups(plan: Plan, layer: int) -> tuple[int, ...]:
+    return complement(plan.layers[layer].kv_heads, plan.kv_heads)
+
+
+def _keep_removed(scores_LU: Tensor, previous: Plan | None, removed: object) -> None:
+    """What an earlier step removed stays removed."""
+    if previous is None:
+        return
+    assert callable(removed)
+    for layer in range(len(previous.layers)):
+        scores_LU[layer, list(removed(previous, layer))] = torch.inf
+
+
+def _summary(scores_LU: Tensor, kept: list[list[int]]) -> dict[str, float]:
+    finite = scores_LU[scores_LU.isfinite()]
+    removed = torch.ones_like(scores_LU, dtype=torch.bool)
+    for layer, row in enumerate(kept):
+        removed[layer, row] = False
+    chosen = scores_LU[removed & scores_LU.isfinite()]
+    return {
+        "mean": float(finite.mean()),
+        "highest": float(finite.max()),
+        "lowest_removed": float(chosen.min()) if chosen.numel() else float("nan"),
+        "mean_removed": float(chosen.mean()) if chosen.numel() else float("nan"),
+    }

@@ -1,0 +1,163 @@
+"""Scoring: statistics of forget and retain text, and second moments of retain text, cached."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from pipeline.architectures.registry import output_modules
+from pipeline.cache import Cache, digest_of, read_json, write_json
+from pipeline.errors import BrokenError
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe
+from pipeline.scoring.collection import CapturePoints, Collector, collect
+from pipeline.scoring.statistics import Statistics
+from pipeline.stages.base import Base, load_model
+
+FORMAT = 1
+Sequences = dict[str, Tensor]  # by side, token ids [N, S]
+Masking = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one scoring measured.
+
+    Attributes:
+        forget: statistics of the forget corpora.
+        retain: statistics of the retain corpora.
+        moments: folder with the retain second moments of each layer.
+        coverage: layers and units seen, for the user and the manifest.
+    """
+
+    forget: Statistics
+    retain: Statistics
+    moments: Path
+    coverage: dict[str, str]
+
+
+class Measurer:
+    """Measures a base model on fixed sequences; loads it only if something is not cached."""
+
+    def __init__(
+        self, base: Base, recipe: Recipe, sequences: Sequences, cache: Cache, progress: Progress
+    ) -> None:
+        self.base = base
+        self.recipe = recipe
+        self.sequences = sequences
+        self.cache = cache
+        self.progress = progress
+        self._model: nn.Module | None = None
+
+    @property
+    def moment_kinds(self) -> frozenset[str]:
+        """Unit kinds whose retain second moments this recipe needs."""
+        if not self.recipe.compensate.enabled:
+            return frozenset()
+        with_heads = self.recipe.select.attention.fraction > 0
+        return frozenset({"ffn", "attention"} if with_heads else {"ffn"})
+
+    def measure(
+        self, state: dict[str, Any] | None = None, masking: Masking | None = None
+    ) -> Measurement:
+        """Return the measurement of the model, masked if `masking` is given.
+
+        Args:
+            state: what determined the masks, for the cache's key.
+            masking: context manager that masks the loaded model.
+        """
+        key = self._key(state)
+        folder = self.cache.find("scoring", key)
+        if folder is None:
+            with self.cache.make("scoring", key) as folder:
+                self._run(folder, masking)
+            folder = self.cache.find("scoring", key)
+            assert folder is not None
+        else:
+            self.progress.say("  scoring: found in the cache")
+        return Measurement(
+            forget=Statistics.load(folder / "forget.safetensors"),
+            retain=Statistics.load(folder / "retain.safetensors"),
+            moments=folder,
+            coverage=read_json(folder / "coverage.json"),
+        )
+
+    def release(self) -> None:
+        """Let go of the loaded model."""
+        self._model = None
+
+    def _key(self, state: dict[str, Any] | None) -> dict[str, Any]:
+        scoring = self.recipe.scoring
+        return {
+            "format": FORMAT,
+            "weights": self.base.model.weights_sha256,
+            "tokens": {side: _token_digest(ids) for side, ids in self.sequences.items()},
+            "dtype": self.recipe.model.dtype,
+            "skip_positions": scoring.skip_positions,
+            "batch_tokens": scoring.batch_tokens,
+            "moments": sorted(self.moment_kinds),
+            "state": digest_of(state) if state else None,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def _run(self, folder: Path, masking: Masking | None) -> None:
+        if self._model is None:
+            self._model = load_model(self.base.model.path, self.recipe.model.dtype)
+        coverage: dict[str, str] = {}
+        for side in ("forget", "retain"):
+            collector = self._collector(self._model, side)
+            ids = self.sequences[side]
+            decoder = self._model.get_decoder()  # type: ignore[operator]
+            with (
+                masking(self._model) if masking else nullcontext(),
+                self.progress.bar(f"{side} text", ids.numel(), "tokens") as advance,
+            ):
+                collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
+            coverage = _check_coverage(collector)
+            collector.statistics.save(folder / f"{side}.safetensors")
+            if side == "retain":
+                collector.second_moments().save(folder)
+        write_json(folder / "coverage.json", coverage)
+
+    def _collector(self, model: nn.Module, side: str) -> Collector:
+        sizes, architecture = self.base.dimensions, self.base.architecture
+        points = CapturePoints(
+            ffn=output_modules(model, architecture, architecture.feed_forward.output),
+            attention=output_modules(model, architecture, architecture.attention.output),
+            groups=sizes.kv_heads,
+        )
+        return Collector(
+            points,
+            (sizes.ffn, sizes.heads * sizes.head_dim),
+            skip_positions=self.recipe.scoring.skip_positions,
+            moments=self.moment_kinds if side == "retain" else frozenset(),
+        )
+
+
+def _check_coverage(collector: Collector) -> dict[str, str]:
+    statistics = collector.statistics
+    layers, neurons = statistics.ffn.total_LU.shape
+    coverage = {}
+    for kind, (seen, expected) in collector.coverage().items():
+        if seen != expected:
+            raise BrokenError(
+                f"only {seen} of {expected} layers' {kind} outputs were seen while scoring",
+                remedy="the model does not run its layers as its description says; "
+                "correct pipeline/architectures/",
+            )
+        coverage[kind] = f"{seen}/{expected} layers"
+    coverage["neurons"] = f"{layers * neurons:,}/{layers * neurons:,}"
+    return coverage
+
+
+def _token_digest(ids_NS: Tensor) -> str:
+    return hashlib.sha256(ids_NS.contiguous().numpy().tobytes()).hexdigest() + str(ids_NS.shape)

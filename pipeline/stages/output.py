@@ -1,0 +1,66 @@
+"""The output folder: what may be replaced, and whether it already holds this very run."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import digest_of_file
+from pipeline.errors import InputError
+from pipeline.export.manifest import read_manifest
+
+
+def check_target(target: Path, recipe_name: str, force: bool) -> None:
+    """Refuse early what could not be written, or should not be overwritten.
+
+    Raises:
+        InputError: the folder holds something else, or cannot be written to.
+    """
+    if target.exists() and not target.is_dir():
+        raise InputError("this is a file, not a folder", where=str(target), remedy="choose --out")
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise InputError(
+            "this place cannot be written to",
+            where=str(parent),
+            remedy="choose another place with --out, or change its permissions",
+        )
+    if force or not target.exists() or not any(target.iterdir()):
+        return
+    manifest = read_manifest(target)
+    if manifest is None or manifest.get("name") != recipe_name:
+        raise InputError(
+            f"this folder holds something that recipe {recipe_name!r} did not make; "
+            "it was not touched",
+            where=str(target),
+            remedy="choose another place with --out, or replace it as a whole with --force",
+        )
+    strangers = sorted(
+        str(path.relative_to(target))
+        for path in target.rglob("*")
+        if path.is_file()
+        and str(path.relative_to(target)) not in manifest["files"]
+        and path.name != "pruning_manifest.json"
+    )
+    if strangers:
+        raise InputError(
+            f"this folder holds files beside an earlier output: {', '.join(strangers[:5])}; "
+            "it was not touched",
+            where=str(target),
+            remedy="move them away, choose another place with --out, or use --force",
+        )
+
+
+def finished(target: Path, run_key: str) -> dict[str, Any] | None:
+    """The manifest of `target` if it is whole and came from exactly this run, or None."""
+    manifest = read_manifest(target)
+    if manifest is None or manifest.get("run_key") != run_key:
+        return None
+    for name, expected in manifest["files"].items():
+        path = target / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"]:
+            return None
+        if digest_of_file(path) != expected["sha256"]:
+            return None
+    return manifest

@@ -1,0 +1,138 @@
+"""The texts of a run: token ids for scoring, held-out documents for judging, cached together."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.cache import Cache, digest_of, read_json, write_json
+from pipeline.progress import Progress
+from pipeline.recipe import Corpus, DatasetSource, PackageSource, PathSource
+from pipeline.recipe_file import LoadedRecipe
+from pipeline.sources.corpora import load_corpora
+from pipeline.sources.packages import locate
+from pipeline.sources.packing import pack_side, write_jsonl
+from pipeline.sources.rows import find_files
+from pipeline.stages.base import Base
+
+FORMAT = 1
+PROOF_SEQUENCES = 4
+PROOF_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Everything that a run reads.
+
+    Attributes:
+        sequences: by side, token ids [N, S] of the scored documents.
+        proof_NS: token ids of held-out documents on which the proof compares logits.
+        held_out: by corpus name, a JSONL file of its held-out documents.
+        summary: of every corpus: name, genre, licence, documents, hashes.
+    """
+
+    sequences: dict[str, Tensor]
+    proof_NS: Tensor
+    held_out: dict[str, Path]
+    summary: list[dict[str, Any]]
+
+
+def prepare(base: Base, loaded: LoadedRecipe, cache: Cache, progress: Progress) -> Texts:
+    """Read, split, check and tokenise every corpus of a recipe."""
+    key = _key(base, loaded)
+    folder = cache.find("texts", key)
+    if folder is None:
+        with cache.make("texts", key) as new:
+            _write(new, base, loaded, progress)
+        folder = cache.find("texts", key)
+        assert folder is not None
+    else:
+        progress.say("  texts: found in the cache")
+    tensors = load_file(folder / "tokens.safetensors")
+    return Texts(
+        sequences={side: tensors[side].long() for side in ("forget", "retain")},
+        proof_NS=tensors["proof"].long(),
+        held_out={
+            corpus.name: folder / f"{corpus.name}.jsonl"
+            for _, corpus in loaded.recipe.corpora
+            if corpus.use != "scored"
+        },
+        summary=read_json(folder / "summary.json"),
+    )
+
+
+def _write(folder: Path, base: Base, loaded: LoadedRecipe, progress: Progress) -> None:
+    recipe = loaded.recipe
+    corpora = load_corpora(recipe, loaded.folder, progress)
+    tokens: dict[str, Tensor] = {}
+    for side in ("forget", "retain"):
+        packed = pack_side(corpora, side, base.tokenizer, recipe)
+        for name, ids in packed.items():
+            progress.say(f"  {side}: {name}, {ids.numel():,} tokens to score")
+        tokens[side] = torch.cat(list(packed.values())).int()
+    held_out = []
+    for item in corpora:
+        if item.corpus.use == "scored":
+            continue
+        path = folder / f"{item.corpus.name}.jsonl"
+        write_jsonl(path, item, base.tokenizer, recipe.evaluate.next_token_tokens)
+        held_out.append([document.text for document in item.held_out])
+    tokens["proof"] = _proof_sequences(held_out, base).int()
+    save_file(tokens, folder / "tokens.safetensors")
+    write_json(folder / "summary.json", corpora.summary())
+
+
+def _proof_sequences(held_out: list[list[str]], base: Base) -> Tensor:
+    """Sequences from every held-out corpus in turn, or from the model's vocabulary if none is."""
+    wanted = PROOF_SEQUENCES * PROOF_TOKENS
+    ids: list[int] = []
+    for texts in held_out:
+        own: list[int] = []
+        for text in texts:
+            own += base.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+            if len(own) >= wanted / len(held_out):
+                break
+        ids += own[: -(-wanted // len(held_out))]
+    if not ids:
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(len(base.tokenizer), (wanted,), generator=generator).tolist()
+    repeated = (ids * (wanted // len(ids) + 1))[:wanted]
+    return torch.tensor(repeated).view(PROOF_SEQUENCES, PROOF_TOKENS)
+
+
+def _key(base: Base, loaded: LoadedRecipe) -> dict[str, Any]:
+    recipe = loaded.recipe
+    return {
+        "format": FORMAT,
+        "corpora": [
+            [side, corpus.model_dump(), _fingerprint(corpus, loaded.folder)]
+            for side, corpus in recipe.corpora
+        ],
+        "scoring": recipe.scoring.model_dump(exclude={"batch_tokens", "skip_positions"}),
+        "next_token_tokens": recipe.evaluate.next_token_tokens,
+        "seed": recipe.seed,
+        "tokenizer": digest_of(_stamps(sorted(base.model.path.glob("*token*")))),
+    }
+
+
+def _fingerprint(corpus: Corpus, folder: Path) -> Any:
+    """What changes when a source changes, without reading it."""
+    source = corpus.source
+    if isinstance(source, DatasetSource):
+        return source.revision
+    if isinstance(source, PackageSource):
+        return _stamps(locate(source.package, source.file))
+    if isinstance(source, PathSource):
+        return _stamps(find_files(source.path, folder))
+    return platform.python_version()
+
+
+def _stamps(files: list[Path]) -> list[tuple[str, int, int]]:
+    stats = [(path, path.stat()) for path in files]
+    return [(str(path), stat.st_size, stat.st_mtime_ns) for path, stat in stats]

@@ -1,0 +1,1 @@
+"""Cutting units out of weight matrices by a plan: masks, compensation, and a streaming writer."""

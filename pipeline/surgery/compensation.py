@@ -1,0 +1,93 @@
+"""Compensation: kept units stand in for removed ones, in the least-squares sense on retain text.
+
+With the retain second moment C = E[x xᵀ] of the input x of an output projection W, kept units S
+and removed units P, the update that minimises E‖W x − W'[:, S] x_S‖² + ridge is
+
+    M = C[P, S] · (C[S, S] + Λ)⁻¹,   W'[:, S] = W[:, S] + W[:, P] · M
+
+(ridge regression of x_P on x_S). Λ is diagonal, a share of each unit's *own* second moment. A ridge
+taken from the mean of the diagonal is set by the few neurons with massive activations: it is then
+far too large for all others, and their compensation vanishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.errors import BrokenError
+
+
+@dataclass(frozen=True)
+class CompensationMap:
+    """How the removed units of one output projection are made up for.
+
+    Attributes:
+        kept: S, ascending.
+        removed: P, ascending.
+        map_PS: M, float32.
+        dtype: type in which the projection is stored, and released.
+    """
+
+    kept: tuple[int, ...]
+    removed: tuple[int, ...]
+    map_PS: Tensor
+    dtype: torch.dtype
+
+    def kept_columns(self, weight_HU: Tensor) -> Tensor:
+        """Compensated columns S of an output projection, rounded once to the released type.
+
+        The product is taken in float64, so that the order of summation cannot change the rounding.
+        A weight that is held in a wider type, as in the proof, gets the same rounded values.
+        """
+        kept_HS = weight_HU[:, list(self.kept)].double()
+        removed_HP = weight_HU[:, list(self.removed)].double()
+        map_PS = self.map_PS.to(device=weight_HU.device, dtype=torch.float64)
+        return (kept_HS + removed_HP @ map_PS).to(self.dtype).to(weight_HU.dtype)
+
+
+def compensation_map(
+    moments_UU: Tensor,
+    kept: Sequence[int],
+    removed: Sequence[int],
+    *,
+    ridge: float,
+    dtype: torch.dtype,
+    where: str,
+) -> CompensationMap:
+    """Solve for M in float64, on a scale where every unit has second moment 1.
+
+    The scaling is Jacobi preconditioning: with D = diag(C), the system solved is
+    (D^-½ C D^-½ + ridge · I), so units with massive activations do not decide its condition.
+
+    Args:
+        moments_UU: mean second moments of the layer on the retain corpus, float64.
+        kept: S.
+        removed: P.
+        ridge: ridge term of each unit, as a share of its own second moment.
+        dtype: type in which the projection is stored.
+        where: layer and unit kind, for the error.
+
+    Raises:
+        BrokenError: the system is not positive definite.
+    """
+    scale_U = moments_UU.diagonal().clamp(min=0.0).sqrt()
+    inverse_U = torch.where(scale_U > 0, 1.0 / scale_U, 0.0)  # units that never fire stay out
+    correlation_UU = moments_UU * inverse_U[:, None] * inverse_U[None, :]
+    s, p = torch.tensor(kept, dtype=torch.long), torch.tensor(removed, dtype=torch.long)
+    system_SS = correlation_UU[s][:, s]
+    system_SS = system_SS + ridge * torch.eye(len(s), dtype=torch.float64)
+    system_SS.diagonal()[scale_U[s] == 0] = 1.0
+    factor_SS, failed = torch.linalg.cholesky_ex(system_SS)
+    if failed:
+        raise BrokenError(
+            "the retain second moments are not positive definite after adding the ridge",
+            where=where,
+            remedy="raise compensate.ridge or scoring.retain_tokens",
+        )
+    solution_SP = torch.cholesky_solve(correlation_UU[s][:, p], factor_SS)
+    map_PS = solution_SP.T * scale_U[p][:, None] * inverse_U[s][None, :]
+    return CompensationMap(tuple(kept), tuple(removed), map_PS.float(), dtype)

@@ -1,0 +1,88 @@
+"""The plan as a mask on a loaded model: the reference for the proof, and for iterative scoring.
+
+Works at full width: removed units are zeroed at the input of their output projection, and the
+kept columns of compensated projections are replaced. Weights are always derived from the original
+ones, never from already compensated ones, so that steps do not pile up rounding errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.architectures.description import Architecture
+from pipeline.architectures.registry import output_modules
+from pipeline.selection.plan import Plan, complement
+from pipeline.surgery.compensation import CompensationMap
+from pipeline.surgery.coordinates import head_coordinates
+
+Maps = Mapping[str, CompensationMap]  # by full name of the output projection's weight
+
+
+@contextmanager
+def masked(
+    model: nn.Module, architecture: Architecture, plan: Plan, head_dim: int, maps: Maps
+) -> Iterator[None]:
+    """Make `model` compute what the cut (and compensated) model will compute.
+
+    Args:
+        model: the causal language model at full width; restored when the block ends.
+        architecture: its description.
+        plan: what is kept.
+        head_dim: width of a head.
+        maps: compensation of output projections; empty for none.
+    """
+    with ExitStack() as stack:
+        for name, removed in _removed_inputs(architecture, plan, head_dim):
+            modules = output_modules(model, architecture, name)
+            for layer, module in enumerate(modules):
+                if removed[layer]:
+                    hook = module.register_forward_pre_hook(_zero(removed[layer]))
+                    stack.callback(hook.remove)
+                full = architecture.module(layer, f"{name}.weight")
+                if full in maps:
+                    stack.enter_context(_compensated(module, maps[full]))
+        yield
+
+
+def _removed_inputs(
+    architecture: Architecture, plan: Plan, head_dim: int
+) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+    yield (
+        architecture.feed_forward.output,
+        [complement(kept.ffn, plan.ffn) for kept in plan.layers],
+    )
+    yield (
+        architecture.attention.output,
+        [
+            head_coordinates(complement(kept.query_heads, plan.heads), head_dim)
+            for kept in plan.layers
+        ],
+    )
+
+
+def _zero(removed: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+    indices = torch.tensor(removed)
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        x = inputs[0]
+        return (x.index_fill(-1, indices.to(x.device), 0.0),)
+
+    return hook
+
+
+@contextmanager
+def _compensated(module: nn.Module, compensation: CompensationMap) -> Iterator[None]:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    original = weight.data
+    replaced = original.clone()
+    replaced[:, list(compensation.kept)] = compensation.kept_columns(original)
+    weight.data = replaced
+    try:
+        yield
+    finally:
+        weight.data = original

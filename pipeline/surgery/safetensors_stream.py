@@ -1,0 +1,161 @@
+"""Safetensors files written one tensor at a time, so that a checkpoint is never held whole.
+
+The library writes a file from tensors that are all in memory. The format needs only the shapes to
+be known first: eight bytes of header length, a JSON header, then the tensors' bytes in order
+(https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from pipeline.cache import write_json
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor as its file's header describes it.
+
+    Attributes:
+        name: full name.
+        file: file that holds it.
+        dtype: the format's name of the type, such as "BF16".
+        shape: lengths of its axes.
+        size: bytes.
+    """
+
+    name: str
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    size: int
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The stored type as torch calls it; only types that can be cut are known."""
+        return TORCH_DTYPES[self.dtype]
+
+    def read(self) -> Tensor:
+        """Load this tensor alone, in its stored type."""
+        with safe_open(self.file, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(self.name)
+        return tensor
+
+    def resized(self, axis: int, length: int) -> StoredTensor:
+        """The same tensor with another length of one axis."""
+        shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
+        size = self.size // max(self.shape[axis], 1) * length
+        return StoredTensor(self.name, self.file, self.dtype, shape, size)
+
+
+def stored_tensors(folder: Path) -> list[StoredTensor]:
+    """Every tensor of a checkpoint folder, in file and storage order."""
+    found: list[StoredTensor] = []
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+            start, end = entry["data_offsets"]
+            found.append(
+                StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), end - start)
+            )
+    return found
+
+
+def write_checkpoint(
+    folder: Path,
+    tensors: Iterable[StoredTensor],
+    produce: Callable[[str], Tensor],
+    max_shard_bytes: int,
+    advance: Callable[[float], None],
+) -> None:
+    """Write tensors into as many files as needed, with an index if there are several.
+
+    Args:
+        folder: where to write.
+        tensors: what to write; shapes and sizes are those of the output.
+        produce: returns the tensor of a name; called once for each, in order.
+        max_shard_bytes: size at which a new file begins.
+        advance: called with the bytes of each tensor written.
+    """
+    shards = _shards(tensors, max_shard_bytes)
+    names = [SINGLE_NAME]
+    if len(shards) > 1:
+        names = [f"model-{i + 1:05d}-of-{len(shards):05d}.safetensors" for i in range(len(shards))]
+    for name, shard in zip(names, shards, strict=True):
+        _write_file(folder / name, shard, produce, advance)
+    if len(shards) > 1:
+        write_json(
+            folder / INDEX_NAME,
+            {
+                "metadata": {"total_size": sum(t.size for shard in shards for t in shard)},
+                "weight_map": {
+                    t.name: name for name, shard in zip(names, shards, strict=True) for t in shard
+                },
+            },
+        )
+
+
+def _shards(tensors: Iterable[StoredTensor], max_bytes: int) -> list[list[StoredTensor]]:
+    shards: list[list[StoredTensor]] = [[]]
+    filled = 0
+    for tensor in tensors:
+        if shards[-1] and filled + tensor.size > max_bytes:
+            shards.append([])
+            filled = 0
+        shards[-1].append(tensor)
+        filled += tensor.size
+    return shards
+
+
+def _write_file(
+    path: Path,
+    tensors: list[StoredTensor],
+    produce: Callable[[str], Tensor],
+    advance: Callable[[float], None],
+) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        header[tensor.name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, offset + tensor.size],
+        }
+        offset += tensor.size
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as stream:
+        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(text)
+        for tensor in tensors:
+            stream.write(_bytes_of(produce(tensor.name), tensor))
+            advance(tensor.size)
+
+
+def _bytes_of(tensor: Tensor, expected: StoredTensor) -> memoryview:
+    if tuple(tensor.shape) != expected.shape:
+        raise RuntimeError(
+            f"{expected.name} has shape {tuple(tensor.shape)}, its header says {expected.shape}"
+        )
+    flat = tensor.contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy())

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipeline.errors import BrokenError, InputError
+from pipeline.evaluation.gates import HIGHER_IS_WORSE, drop_of, judge
+from pipeline.evaluation.results import Evaluation, TaskResult
+from pipeline.recipe import Gate
+
+values = st.floats(0.01, 100)
+
+
+def measured(value: float, metric: str = "top1", n: int = 10, documents: str = "d") -> Evaluation:
+    result = TaskResult("code", "forget", {metric: value}, {metric: None}, n, documents, 1, 1.0)
+    return Evaluation({"code": result}, Path("samples"))
+
+
+def gate(metric: str = "top1", **fields: Any) -> Gate:
+    return Gate.model_validate({"task": "code", "metric": metric, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "base", "pruned", "passed", "sentence"),
+    [
+        ({"drops_at_least": 0.5}, 0.5, 0.1895, True, "code top1 dropped 62.1 % (at least 50 %)"),
+        ({"drops_at_least": 0.5}, 0.5, 0.3, False, "code top1 dropped 40 % (at least 50 %)"),
+        ({"drops_at_most": 0.08}, 0.5, 0.55, True, "code top1 rose 10 % (at most 8 %)"),
+        (
+            {"drops_at_most": 0.05, "scale": "absolute"},
+            0.7,
+            0.66,
+            True,
+            "code top1 dropped 0.04 (at most 0.05)",
+        ),
+        (
+            {"drops_at_least": 0.5, "scale": "above_chance", "chance": 0.2},
+            0.8,
+            0.5,
+            True,
+            "code top1 lost 50 % of its distance to chance (at least 50 %)",
+        ),
+        ({"drops_at_least": 0.5, "metric": "loss"}, 2.0, 5.0, True,
+         "code loss rose 150 % (at least 50 %)"),
+        ({"drops_at_most": 0.1, "metric": "loss"}, 2.0, 1.0, True,
+         "code loss fell 50 % (at most 10 %)"),
+    ],
+)  # fmt: skip
+def test_gates(
+    fields: dict[str, Any], base: float, pruned: float, passed: bool, sentence: str
+) -> None:
+    one = gate(**fields)
+    verdict = judge([one], measured(base, one.metric), measured(pruned, one.metric))
+    (result,) = verdict.gates
+    assert (result.passed, result.sentence) == (passed, sentence)
+    assert verdict.decision == ("PASS" if passed else "FAIL")
+    json.dumps(verdict.as_dict())
+
+
+def test_one_failed_gate_fails_and_none_are_unjudged() -> None:
+    gates = [gate(drops_at_least=0.5), gate(drops_at_most=0.5)]
+    assert judge(gates, measured(1.0), measured(0.2)).decision == "FAIL"
+    assert judge([], measured(1.0), measured(0.2)).decision == "UNJUDGED"
+
+
+@pytest.mark.parametrize("bound", ["drops_at_least", "drops_at_most"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("scale", ["absolute", "relative"])
+@pytest.mark.parametrize("metric", ["top1", "loss"])
+def test_what_is_not_a_number_never_passes(bound: str, bad: float, scale: str, metric: str) -> None:
+    one = gate(metric, scale=scale, **{bound: 0.1})
+    for base, pruned in ((bad, 1.0), (1.0, bad), (bad, bad)):
+        assert judge([one], measured(base, metric), measured(pruned, metric)).decision == "FAIL"
+
+
+def test_scales_without_meaning_never_pass() -> None:
+    for fields in ({"drops_at_least": 0.0}, {"drops_at_most": 9.0}):
+        verdict = judge([gate(**fields)], measured(0.0), measured(0.0))
+        assert verdict.decision == "FAIL" and "cannot be judged" in verdict.gates[0].sentence
+        below_chance = gate(scale="above_chance", chance=0.5, **fields)
+        assert judge([below_chance], measured(0.4), measured(0.1)).decision == "FAIL"
+
+
+def test_gates_on_what_was_not_measured_list_what_was() -> None:
+    with pytest.raises(InputError) as caught:
+        judge([gate("acc", drops_at_most=0.1)], measured(1.0), measured(1.0))
+    assert "top1" in caught.value.remedy
+    other = Gate.model_validate({"task": "other", "metric": "top1", "drops_at_most": 0.1})
+    with pytest.raises(InputError) as caught:
+        judge([other], measured(1.0), measured(1.0))
+    assert "code" in caught.value.remedy
+
+
+def test_different_documents_are_not_compared() -> None:
+    for pruned in (measured(1.0, n=9), measured(1.0, documents="e")):
+        with pytest.raises(BrokenError, match="different documents"):
+            judge([gate(drops_at_most=0.1)], measured(1.0), pruned)
+
+
+@given(values, values, st.sampled_from(["absolute", "relative"]), st.floats(-2, 2))
+def test_at_least_and_at_most_are_complements_off_the_bound(
+    base: float, pruned: float, scale: str, bound: float
+) -> None:
+    drop = drop_of(gate(scale=scale, drops_at_most=bound), base, pruned)
+    assume(drop != bound)
+    passed = [
+        judge([gate(scale=scale, **{name: bound})], measured(base), measured(pruned)).decision
+        for name in ("drops_at_least", "drops_at_most")
+    ]
+    assert sorted(passed) == ["FAIL", "PASS"]
+
+
+@given(values, values, st.sampled_from(sorted(HIGHER_IS_WORSE)))
+def test_a_worse_model_has_a_positive_drop(base: float, pruned: float, worse: str) -> None:
+    for scale in ("absolute", "relative"):
+        better_when_higher = drop_of(gate(scale=scale, drops_at_most=0.0), base, pruned)
+        better_when_lower = drop_of(gate(worse, scale=scale, drops_at_most=0.0), base, pruned)
+        assert better_when_higher == -better_when_lower
+        assert (better_when_higher > 0) == (pruned < base)
+
+
+@given(values, values, values)
+def test_a_deeper_drop_never_fails_a_forget_gate(base: float, one: float, two: float) -> None:
+    for scale in ("absolute", "relative"):
+        asked = gate(scale=scale, drops_at_least=0.3)
+        higher, lower = (
+            judge([asked], measured(base), measured(x)) for x in sorted((one, two))[::-1]
+        )
+        assert higher.decision == "FAIL" or lower.decision == "PASS"

@@ -1,0 +1,142 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pipeline import cache
+from pipeline.cache import Cache, digest_of, digest_of_file, new_folder
+from pipeline.errors import BrokenError, InputError
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def full_disk(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with new_folder(target) as folder:
+        (folder / "a").write_text("1")
+        assert not target.exists()
+        assert folder.parent == target.parent
+    assert files(target) == {"a": "1"}
+    assert os.listdir(target.parent) == ["out"]
+    assert target.stat().st_mode & 0o777 == 0o755
+
+
+def test_existing_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    for name in ("a", "b"):
+        with new_folder(target) as folder:
+            (folder / name).write_text(name)
+    assert files(target) == {"b": "b"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_the_old_folder_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    target = tmp_path / "out"
+    with new_folder(target) as folder:
+        (folder / "a").write_text("old")
+    with pytest.raises(error), new_folder(target) as folder:
+        (folder / "a").write_text("new")
+        raise error
+    assert files(target) == {"a": "old"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_full_disk_is_explained_and_leaves_the_old_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    with new_folder(target) as folder:
+        (folder / "a").write_text("old")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(BrokenError, match="no space left on the disk"), new_folder(target) as new:
+        (new / "a").write_text("new")
+    assert files(target) == {"a": "old"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_rename_that_fails_puts_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "out"
+    with new_folder(target) as folder:
+        (folder / "a").write_text("old")
+    rename = Path.rename
+    calls: list[Path] = []
+
+    def failing(path: Path, to: Path) -> Path:
+        calls.append(path)
+        if len(calls) == 2:  # the old folder is aside, the new one is not yet there
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return rename(path, to)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(InputError, match="cannot be written"), new_folder(target) as new:
+        (new / "a").write_text("new")
+    assert files(target) == {"a": "old"}
+    assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_place_that_cannot_be_written_to_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot be written to"), new_folder(tmp_path / "file/out"):
+        pass
+
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(cache.tempfile, "mkdtemp", refuse)
+    with pytest.raises(InputError) as caught, new_folder(tmp_path / "out"):
+        pass
+    assert "--out" in caught.value.remedy
+
+
+def test_cache_finds_what_was_made_for_the_same_key(tmp_path: Path) -> None:
+    store = Cache(tmp_path)
+    key = {"model": "a", "tokens": 3}
+    assert store.find("scoring", key) is None
+    with store.make("scoring", key) as folder:
+        (folder / "sums").write_text("x")
+        assert store.find("scoring", key) is None
+    found = store.find("scoring", {"tokens": 3, "model": "a"})
+    assert found is not None
+    assert (found / "sums").read_text() == "x"
+    assert json.loads((found / "key.json").read_text()) == {"stage": "scoring", **key}
+    assert store.find("scoring", {**key, "tokens": 4}) is None
+    assert store.find("evaluation", key) is None
+
+
+def test_cache_keeps_nothing_of_an_interrupted_stage(tmp_path: Path) -> None:
+    store = Cache(tmp_path)
+    with pytest.raises(KeyboardInterrupt), store.make("scoring", {}):
+        raise KeyboardInterrupt
+    assert store.find("scoring", {}) is None
+    assert os.listdir(tmp_path / "scoring") == []
+
+
+def test_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "chosen"))
+    assert cache.default_root() == tmp_path / "chosen"
+    monkeypatch.delenv("UNLEARN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache.default_root() == tmp_path / "unlearn"
+
+
+def test_digests(tmp_path: Path) -> None:
+    assert digest_of({"a": 1, "b": "é"}) == digest_of({"b": "é", "a": 1})
+    assert digest_of([1, 2]) != digest_of([2, 1])
+    path = tmp_path / "empty"
+    path.write_bytes(b"")
+    assert digest_of_file(path).startswith("e3b0c44298fc1c14")

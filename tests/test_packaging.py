@@ -1,0 +1,22 @@
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_wheel_holds_the_recipes_with_their_tasks_and_schema(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    for path in (ROOT / "recipes").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts:
+            assert f"pipeline/{path.relative_to(ROOT).as_posix()}" in packed
+    assert "pipeline/py.typed" in packed
+    assert not [name for name in packed if name.endswith(".pyc") or name.startswith("tests/")]
