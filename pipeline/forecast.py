@@ -40,7 +40,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     corpora = load_corpora(recipe, loaded.folder, progress)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
     checks = check_tasks(recipe.evaluate, folders)
-    tasks = [
+    tasks: list[dict[str, Any]] = [
         {"task": c.task, "side": c.side, "documents": c.documents, "tokens": c.tokens}
         for c in checks
     ]
@@ -72,7 +72,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         ],
         "tasks": tasks,
         "gates": [_gate_text(gate) for gate in recipe.gates],
-        "minutes": _minutes(recipe, parameters, sum(int(t["tokens"] or 0) for t in tasks)),
+        "minutes": _minutes(recipe, parameters, sum(task["tokens"] for task in tasks)),
         "output_bytes": output,
         "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready),
     }

@@ -6,9 +6,11 @@ This module is the schema and nothing else: every field is described, and unknow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0, strict=True)]
 PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
@@ -366,20 +368,29 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _is_consistent(self) -> Recipe:
-        names = [corpus.name for _, corpus in self.corpora]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"corpus names must differ; used twice: {', '.join(twice)}")
-        for side in ("forget", "retain"):
-            if all(c.use == "held_out" for s, c in self.corpora if s == side):
-                raise ValueError(f"{side} has no source that is scored (use: scored or both)")
-        for gate in self.gates:
-            if gate.task not in self.evaluated:
-                raise ValueError(
-                    f"gate on {gate.task!r}, which is not evaluated; "
-                    f"evaluated are: {', '.join(sorted(self.evaluated))}"
-                )
+        if problems := list(self._inconsistencies()):
+            summary = "; ".join(text for _, text, _, _ in problems)
+            # pydantic knows one error a validator; `recipe_errors` shows each with its line
+            raise PydanticCustomError(
+                "inconsistent", "{summary}", {"summary": summary, "problems": problems}
+            )
         return self
+
+    def _inconsistencies(self) -> Iterator[tuple[tuple[str | int, ...], str, str, list[str]]]:
+        """Yield path, what is wrong, the word that is unknown, and the words that are known."""
+        seen: set[str] = set()
+        for side in ("forget", "retain"):
+            corpora = [corpus for other, corpus in self.corpora if other == side]
+            for index, corpus in enumerate(corpora):
+                if corpus.name in seen:
+                    yield (side, index, "name"), f"{corpus.name} is used twice", "", []
+                seen.add(corpus.name)
+            if all(corpus.use == "held_out" for corpus in corpora):
+                yield (side,), "no source is scored (use: scored or both)", "", []
+        for index, gate in enumerate(self.gates):
+            if gate.task not in self.evaluated:
+                text = f"{gate.task} is not evaluated"
+                yield ("gates", index, "task"), text, gate.task, sorted(self.evaluated)
 
 
 def next_token_task(corpus: str) -> str:

@@ -20,6 +20,7 @@ from pipeline.recipe_schema import (
     properties,
     shown,
     unknown_key,
+    words,
 )
 
 
@@ -68,6 +69,11 @@ def explain(error: ValidationError, places: Places) -> list[InputError]:
     for detail in error.errors():
         # A list whose only item is wrong is "too short" as well: that one would mislead.
         if detail["type"] == "too_short" and detail["input"]:
+            continue
+        if detail["type"] == "inconsistent":
+            for path, text, word, known in detail["ctx"]["problems"]:
+                hint = f"{nearest(word, known) or ';'} valid here: {words(known)}" if known else ""
+                found.append((path, text + hint))
             continue
         path = tuple(key for key in detail["loc"] if not str(key).startswith("<"))
         found.append((path, _text(detail, path)))

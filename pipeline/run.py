@@ -219,7 +219,7 @@ class Run:
         )
 
     def _say_choice(self, choice: Choice) -> None:
-        coverage = ", ".join(f"{kind} {seen}" for kind, seen in choice.measurement.coverage.items())
+        coverage = ", ".join(f"{seen} {kind}" for kind, seen in choice.measurement.coverage.items())
         self.progress.say(f"  coverage: {coverage}")
         for kind, (kept, total) in choice.plan.counts().items():
             if kept < total:

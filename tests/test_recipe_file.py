@@ -184,6 +184,16 @@ def test_all_errors_are_shown_at_once_in_the_order_of_the_file(folder: Path) -> 
     assert "language: expected text, got 5; put it in quotes" in lines[7]
 
 
+def test_parts_that_do_not_fit_are_shown_at_once_with_their_lines(folder: Path) -> None:
+    gate = "gates:\n  - {task: next_token_coed, metric: top1, drops_at_least: 0.5}\n"
+    text = changed("speeches-1.0", "code").replace("MIT", "MIT\n    use: held_out")
+    lines = complaint(folder, text + gate).splitlines()
+    assert lines[1] == ("recipes/tiny.yaml:10: retain: no source is scored (use: scored or both)")
+    assert lines[2] == "recipes/tiny.yaml:11: retain.0.name: code is used twice"
+    assert lines[3].startswith("recipes/tiny.yaml:21: gates.0.task: next_token_coed is not")
+    assert "did you mean `next_token_code`? valid here: next_token_code" in lines[3]
+
+
 def test_unknown_word_names_the_nearest(folder: Path) -> None:
     found = complaint(folder, TINY + "    importance: rsm\n")
     assert 'expected abs, rms, std or freq, got "rsm"; did you mean `rms`?' in found

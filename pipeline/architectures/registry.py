@@ -75,7 +75,7 @@ def dimensions(config: Any, architecture: Architecture) -> Dimensions:
         hidden=config.hidden_size,
         ffn=getattr(config, architecture.feed_forward.width),
         heads=heads,
-        kv_heads=getattr(config, attention.key_value_heads) or heads,
+        kv_heads=getattr(config, attention.key_value_heads, None) or heads,
         head_dim=getattr(config, attention.head_dim, None) or config.hidden_size // heads,
     )
 

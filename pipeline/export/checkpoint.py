@@ -58,6 +58,8 @@ def copy_companions(base: Path, target: Path) -> list[str]:
     copied = []
     for pattern in COMPANION_PATTERNS:
         for path in sorted(base.glob(pattern)):
+            if not path.is_file():
+                continue
             name = path.relative_to(base)
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target / name)

@@ -34,7 +34,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
             "bytes": path.stat().st_size,
         }
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != NAME
+        if path.is_file() and path != folder / NAME
     }
     write_json(folder / NAME, {"format": FORMAT, **content, "files": files})
 

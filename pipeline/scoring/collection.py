@@ -157,7 +157,7 @@ def _add_sums(sums: UnitSums, layer: int, x_TU: Tensor) -> None:
         total += ones @ x
         squared += ones @ x.square()
         positive += ones @ (x > 0).float()
-        absolute += ones @ x.abs_()
+        absolute += ones @ x.abs()  # not in place: a float32 block is the model's own activation
     sums.total_LU[layer] += total.cpu()
     sums.absolute_LU[layer] += absolute.cpu()
     sums.squared_LU[layer] += squared.cpu()

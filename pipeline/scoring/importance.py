@@ -56,7 +56,8 @@ def head_importance(
     """
     if kind != "rms":
         coordinates_LU = unit_importance(statistics.attention, statistics.tokens, kind)
-        return coordinates_LU.unflatten(1, (heads, -1)).mean(dim=2)
+        layers = coordinates_LU.shape[0]
+        return coordinates_LU.reshape(layers, heads, -1).mean(dim=2)
     if grams_LHDD is None:
         raise ValueError("rms importance of heads needs the output projections' gram matrices")
     moments_LHDD = _head_moments(statistics.groups_LGDD, heads) / max(statistics.tokens, 1)

@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from pipeline.architectures.description import Architecture
 from pipeline.architectures.registry import Dimensions, check_tensors, describe, dimensions
 from pipeline.evaluation.quiet import quiet
+from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
 from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
 
@@ -44,8 +45,9 @@ def open_base(model: ResolvedModel) -> Base:
     Raises:
         InputError: its architecture is not described, or a tensor that is to be cut is missing.
     """
+    # Before transformers reads it: a family that it does not know either is the reader's error.
+    architecture = describe(read_config(model.path, model.name)["model_type"], where=model.name)
     config = AutoConfig.from_pretrained(model.path)
-    architecture = describe(config.model_type, where=model.name)
     sizes = dimensions(config, architecture)
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
     check_tensors(architecture, sizes.layers, tensors)
@@ -62,4 +64,4 @@ def load_model(folder: Path, dtype: str) -> nn.Module:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), **placement
         )
-    return cast(nn.Module, model.eval())
+    return cast(nn.Module, model.eval())  # type: ignore[no-untyped-call]

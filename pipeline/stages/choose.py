@@ -37,13 +37,14 @@ def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -
     steps = recipe.select.steps
     plan: Plan | None = None
     maps: Maps = {}
+    measurement: Measurement | None = None
     for step in range(1, steps + 1):
         if steps > 1:
             progress.say(f"  step {step} of {steps}")
-        measurement = _measure(base, recipe, measurer, plan, maps)
+        measurement = _measure(base, recipe, measurer, plan, maps, measurement)
         plan, summary = _plan(base, recipe, measurement, step / steps, plan)
         maps = compensate(base, recipe, measurement, plan, progress)
-    assert plan is not None
+    assert plan is not None and measurement is not None
     measurer.release()
     return Choice(plan, maps, measurement, summary)
 
@@ -79,11 +80,22 @@ def masking(base: Base, plan: Plan, maps: Maps, model: nn.Module) -> AbstractCon
 
 
 def _measure(
-    base: Base, recipe: Recipe, measurer: Measurer, plan: Plan | None, maps: Maps
+    base: Base,
+    recipe: Recipe,
+    measurer: Measurer,
+    plan: Plan | None,
+    maps: Maps,
+    previous: Measurement | None,
 ) -> Measurement:
-    if plan is None:
+    if plan is None or previous is None:
         return measurer.measure()
-    state = {"plan": plan.to_json(), "compensate": recipe.compensate.model_dump(), "format": 1}
+    # The maps follow from the plan and the measurement before: its folder is named by its key.
+    state = {
+        "plan": plan.to_json(),
+        "compensate": recipe.compensate.model_dump(),
+        "measured": previous.moments.name,
+        "format": 2,
+    }
     return measurer.measure(state, lambda model: masking(base, plan, maps, model))
 
 
@@ -109,6 +121,7 @@ def _plan(
     if recipe.select.ffn.fraction:
         scores_LU, protected_LU = _ffn_scores(base, recipe.select.ffn, measurement, recipe.seed)
         _keep_removed(scores_LU, previous, Plan.removed_ffn)
+        protected_LU &= scores_LU != torch.inf  # what is gone already needs no protection
         fraction = round(recipe.select.ffn.fraction * portion, 9)
         keep = uniform.kept_width(sizes.ffn, fraction, recipe.select.ffn.multiple_of)
         ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
@@ -118,7 +131,9 @@ def _plan(
     if recipe.select.attention.fraction:
         fraction = round(recipe.select.attention.fraction * portion, 9)
         queries, groups, scores_LU = _heads(base, recipe, measurement, fraction, previous)
-        summary["attention"] = _summary(scores_LU, groups if groups[0] else queries)
+        summary["attention"] = _summary(
+            scores_LU, groups if recipe.select.attention.unit == "kv_group" else queries
+        )
     layers = tuple(
         LayerPlan(tuple(f), tuple(q), tuple(g))
         for f, q, g in zip(ffn, queries, groups, strict=True)
@@ -204,7 +219,7 @@ def _score(
         return scores.contribution(forget_LU, retain_LU, norms_LU, settings.epsilon)
     if settings.score == "magnitude":
         return scores.magnitude(norms_LU)
-    return scores.random(*forget_LU.shape, seed=seed)
+    return scores.random(forget_LU.shape[0], forget_LU.shape[1], seed)
 
 
 def _removed_groups(plan: Plan, layer: int) -> tuple[int, ...]:
@@ -226,9 +241,7 @@ def _summary(scores_LU: Tensor, kept: list[list[int]]) -> dict[str, float]:
     for layer, row in enumerate(kept):
         removed[layer, row] = False
     chosen = scores_LU[removed & scores_LU.isfinite()]
-    return {
-        "mean": float(finite.mean()),
-        "highest": float(finite.max()),
-        "lowest_removed": float(chosen.min()) if chosen.numel() else float("nan"),
-        "mean_removed": float(chosen.mean()) if chosen.numel() else float("nan"),
-    }
+    summary = {"mean": float(finite.mean()), "highest": float(finite.max())}
+    if chosen.numel():  # a step whose rounded width is the last one's removes nothing new
+        summary |= {"lowest_removed": float(chosen.min()), "mean_removed": float(chosen.mean())}
+    return summary

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from pipeline.architectures.registry import output_modules
 from pipeline.cache import Cache, digest_of, read_json, write_json
-from pipeline.errors import BrokenError
+from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.scoring.collection import CapturePoints, Collector, collect
 from pipeline.scoring.statistics import Statistics
 from pipeline.stages.base import Base, load_model
 
-FORMAT = 1
+FORMAT = 2
+STATISTICS = "statistics.safetensors"
+COVERAGE = "coverage.json"
 Sequences = dict[str, Tensor]  # by side, token ids [N, S]
 Masking = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -74,59 +76,61 @@ class Measurer:
             state: what determined the masks, for the cache's key.
             masking: context manager that masks the loaded model.
         """
-        key = self._key(state)
-        folder = self.cache.find("scoring", key)
-        if folder is None:
-            with self.cache.make("scoring", key) as folder:
-                self._run(folder, masking)
-            folder = self.cache.find("scoring", key)
-            assert folder is not None
-        else:
-            self.progress.say("  scoring: found in the cache")
+        folders = {side: self._measured(side, state, masking) for side in ("forget", "retain")}
         return Measurement(
-            forget=Statistics.load(folder / "forget.safetensors"),
-            retain=Statistics.load(folder / "retain.safetensors"),
-            moments=folder,
-            coverage=read_json(folder / "coverage.json"),
+            forget=Statistics.load(folders["forget"] / STATISTICS),
+            retain=Statistics.load(folders["retain"] / STATISTICS),
+            moments=folders["retain"],
+            coverage=read_json(folders["retain"] / COVERAGE),
         )
 
     def release(self) -> None:
         """Let go of the loaded model."""
         self._model = None
 
-    def _key(self, state: dict[str, Any] | None) -> dict[str, Any]:
+    def _measured(self, side: str, state: dict[str, Any] | None, masking: Masking | None) -> Path:
+        key = self._key(side, state)
+        folder = self.cache.find("scoring", key)
+        if folder is not None:
+            self.progress.say(f"  {side} text: scored before, found in the cache")
+            return folder
+        with self.cache.make("scoring", key) as new:
+            self._run(side, new, masking)
+        folder = self.cache.find("scoring", key)
+        assert folder is not None
+        return folder
+
+    def _key(self, side: str, state: dict[str, Any] | None) -> dict[str, Any]:
         scoring = self.recipe.scoring
         return {
             "format": FORMAT,
             "weights": self.base.model.weights_sha256,
-            "tokens": {side: _token_digest(ids) for side, ids in self.sequences.items()},
+            "tokens": _token_digest(self.sequences[side]),
             "dtype": self.recipe.model.dtype,
             "skip_positions": scoring.skip_positions,
             "batch_tokens": scoring.batch_tokens,
-            "moments": sorted(self.moment_kinds),
+            "moments": sorted(self.moment_kinds) if side == "retain" else [],
             "state": digest_of(state) if state else None,
+            "device": "cuda" if torch.cuda.is_available() else "cpu",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
-    def _run(self, folder: Path, masking: Masking | None) -> None:
+    def _run(self, side: str, folder: Path, masking: Masking | None) -> None:
         if self._model is None:
             self._model = load_model(self.base.model.path, self.recipe.model.dtype)
-        coverage: dict[str, str] = {}
-        for side in ("forget", "retain"):
-            collector = self._collector(self._model, side)
-            ids = self.sequences[side]
-            decoder = self._model.get_decoder()  # type: ignore[operator]
-            with (
-                masking(self._model) if masking else nullcontext(),
-                self.progress.bar(f"{side} text", ids.numel(), "tokens") as advance,
-            ):
-                collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
-            coverage = _check_coverage(collector)
-            collector.statistics.save(folder / f"{side}.safetensors")
-            if side == "retain":
-                collector.second_moments().save(folder)
-        write_json(folder / "coverage.json", coverage)
+        collector = self._collector(self._model, side)
+        ids = self.sequences[side]
+        decoder = self._model.get_decoder()  # type: ignore[operator]
+        with (
+            masking(self._model) if masking else nullcontext(),
+            self.progress.bar(f"{side} text", ids.numel(), "tokens") as advance,
+        ):
+            collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
+        write_json(folder / COVERAGE, _check_coverage(collector, self.base.dimensions.heads))
+        collector.statistics.save(folder / STATISTICS)
+        if side == "retain":
+            collector.second_moments().save(folder)
 
     def _collector(self, model: nn.Module, side: str) -> Collector:
         sizes, architecture = self.base.dimensions, self.base.architecture
@@ -143,9 +147,15 @@ class Measurer:
         )
 
 
-def _check_coverage(collector: Collector) -> dict[str, str]:
+def _check_coverage(collector: Collector, heads: int) -> dict[str, str]:
     statistics = collector.statistics
-    layers, neurons = statistics.ffn.total_LU.shape
+    neurons = statistics.ffn.total_LU.shape[1]
+    if statistics.tokens == 0:
+        raise InputError(
+            "no position of a sequence is left to be counted",
+            where="scoring.skip_positions",
+            remedy="choose it below scoring.sequence_length",
+        )
     coverage = {}
     for kind, (seen, expected) in collector.coverage().items():
         if seen != expected:
@@ -154,8 +164,16 @@ def _check_coverage(collector: Collector) -> dict[str, str]:
                 remedy="the model does not run its layers as its description says; "
                 "correct pipeline/architectures/",
             )
-        coverage[kind] = f"{seen}/{expected} layers"
-    coverage["neurons"] = f"{layers * neurons:,}/{layers * neurons:,}"
+        squared_LU = getattr(statistics, kind).squared_LU
+        broken = (~squared_LU.isfinite()).any(dim=1).nonzero().flatten().tolist()
+        if broken:
+            raise BrokenError(
+                f"activations of layer {broken[0]} ({kind}) are not finite; no unit can be ranked",
+                remedy="set model.dtype to bfloat16 or float32",
+            )
+        units = neurons if kind == "ffn" else heads
+        coverage["layers"] = f"{seen}/{expected}"
+        coverage["neurons" if kind == "ffn" else "heads"] = f"{seen * units:,}/{expected * units:,}"
     return coverage
 
 

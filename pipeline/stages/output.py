@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
+from pipeline.export.manifest import NAME as MANIFEST_NAME
 from pipeline.export.manifest import read_manifest
 
 
@@ -39,9 +40,8 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
     strangers = sorted(
         str(path.relative_to(target))
         for path in target.rglob("*")
-        if path.is_file()
-        and str(path.relative_to(target)) not in manifest["files"]
-        and path.name != "pruning_manifest.json"
+        if (path.is_file() or path.is_symlink())
+        and str(path.relative_to(target)) not in {*manifest["files"], MANIFEST_NAME}
     )
     if strangers:
         raise InputError(

@@ -117,8 +117,13 @@ def _key(base: Base, loaded: LoadedRecipe) -> dict[str, Any]:
         "scoring": recipe.scoring.model_dump(exclude={"batch_tokens", "skip_positions"}),
         "next_token_tokens": recipe.evaluate.next_token_tokens,
         "seed": recipe.seed,
-        "tokenizer": digest_of(_stamps(sorted(base.model.path.glob("*token*")))),
+        "tokenizer": digest_of(_stamps(_tokenizer_files(base.model.path))),
     }
+
+
+def _tokenizer_files(folder: Path) -> list[Path]:
+    patterns = ("*token*", "vocab*", "merges*", "spiece*", "chat_template*")
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
 def _fingerprint(corpus: Corpus, folder: Path) -> Any:

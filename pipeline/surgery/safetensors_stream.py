@@ -17,7 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.cache import write_json
+from pipeline.cache import read_json, write_json
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -68,7 +68,7 @@ class StoredTensor:
 def stored_tensors(folder: Path) -> list[StoredTensor]:
     """Every tensor of a checkpoint folder, in file and storage order."""
     found: list[StoredTensor] = []
-    for file in sorted(folder.glob("*.safetensors")):
+    for file in _weight_files(folder):
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             header: dict[str, Any] = json.loads(stream.read(length))
@@ -79,6 +79,15 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
                 StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), end - start)
             )
     return found
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files that transformers would load; some folders hold the weights in a second form."""
+    index = folder / INDEX_NAME
+    if index.is_file():
+        return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    single = folder / SINGLE_NAME
+    return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
 
 
 def write_checkpoint(
@@ -152,10 +161,10 @@ def _write_file(
             advance(tensor.size)
 
 
-def _bytes_of(tensor: Tensor, expected: StoredTensor) -> memoryview:
+def _bytes_of(tensor: Tensor, expected: StoredTensor) -> bytes:
     if tuple(tensor.shape) != expected.shape:
         raise RuntimeError(
             f"{expected.name} has shape {tuple(tensor.shape)}, its header says {expected.shape}"
         )
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy())
+    return flat.numpy().tobytes()
