@@ -193,7 +193,7 @@ class UnitSelection(Section):
         "`random` and `magnitude` (smallest weight norm first) are baselines.",
     )
     epsilon: float = Field(
-        0.05,
+        0.2,
         ge=0.0,
         description="Added to both importances before the ratio, as a share of the layer's mean "
         "retain importance.",
@@ -255,7 +255,7 @@ class Compensate(Section):
 
     enabled: bool = Field(True, description="Compensate the output projections on retain text.")
     ridge: float = Field(
-        0.01,
+        0.1,
         gt=0.0,
         description="Ridge term of each unit, as a share of its own second moment, so that units "
         "with massive activations do not set it for the others.",

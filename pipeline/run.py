@@ -214,9 +214,17 @@ class Run:
                 "recipe": self.loaded.digest,
                 "weights": base.model.weights_sha256,
                 "corpora": texts.summary,
+                "tasks": self._task_files(),
                 "environment": environment(),
             }
         )
+
+    def _task_files(self) -> list[list[str]]:
+        """Hashes of the files that define tasks: an edited task is another run."""
+        settings = self.recipe.evaluate
+        folders = [self.loaded.folder / name for name in settings.task_folders if settings.tasks]
+        files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+        return [[p.name, digest_of_file(p)] for p in files if p.parent.name != "__pycache__"]
 
     def _say_choice(self, choice: Choice) -> None:
         coverage = ", ".join(f"{seen} {kind}" for kind, seen in choice.measurement.coverage.items())

@@ -44,7 +44,8 @@ LONGEST = 96
 Run = Callable[..., Evaluation]
 
 
-def make_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer, trained on the sentences."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -59,6 +60,11 @@ def make_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
         tokenizer_object=tokenizer, eos_token="<|end|>", bos_token="<|end|>"
     )
     fast.chat_template = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"
+    return fast
+
+
+def make_model(folder: Path, *, seed: int = 0, **config: Any) -> Path:
+    fast = make_tokenizer()
     fast.save_pretrained(folder)
     torch.manual_seed(seed)
     settings = LlamaConfig(

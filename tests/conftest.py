@@ -1,0 +1,58 @@
+"""What all tests share: one thread, a cache that is not the user's, and tiny models on disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+import torch
+
+from pipeline.cache import Cache
+from pipeline.progress import Progress
+from pipeline.stages.base import Base
+from tiny_models import base_of, make_model
+
+TinyBase = Callable[..., Base]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    patch = pytest.MonkeyPatch()
+    patch.setenv("UNLEARN_CACHE", str(tmp_path_factory.mktemp("default-cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> TinyBase:
+    """Return the tiny model of a family and of config fields; each is made once and only read."""
+    made: dict[str, Base] = {}
+
+    def make(family: str = "llama", **settings: object) -> Base:
+        name = f"{family}-{sorted(settings.items())}"
+        if name not in made:
+            folder: Path = tmp_path_factory.mktemp(family)
+            made[name] = base_of(make_model(folder, family, **settings))
+        return made[name]
+
+    return make
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+@pytest.fixture
+def quiet() -> Progress:
+    return Progress("quiet")

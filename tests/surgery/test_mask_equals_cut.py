@@ -1,0 +1,185 @@
+"""The mask and the slice come from one description: they must compute the same."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipeline.selection.plan import Plan
+from pipeline.stages.base import Base
+from pipeline.surgery.compensation import CompensationMap, compensation_map
+from pipeline.surgery.coordinates import head_coordinates
+from tiny_models import FAMILIES, cut, load, logits, mask, random_plan, some_ids
+
+TinyBase = Callable[..., Base]
+EXACT = 1e-12
+
+
+def random_maps(base: Base, plan: Plan) -> dict[str, CompensationMap]:
+    """Compensation of every output projection, for second moments of correlated noise."""
+    sizes, architecture = base.dimensions, base.architecture
+    maps = {}
+    for layer, kept in enumerate(plan.layers):
+        heads = (kept.query_heads, plan.removed_heads(layer))
+        for output, stays, goes in (
+            (architecture.feed_forward.output, kept.ffn, plan.removed_ffn(layer)),
+            (architecture.attention.output, *(head_coordinates(h, sizes.head_dim) for h in heads)),
+        ):
+            if goes:
+                name = architecture.module(layer, f"{output}.weight")
+                x_TU = torch.randn(200, len(stays) + len(goes), dtype=torch.float64)
+                x_TU = x_TU + x_TU.roll(1, dims=1)
+                maps[name] = compensation_map(
+                    x_TU.T @ x_TU / 200,
+                    stays,
+                    goes,
+                    ridge=0.01,
+                    dtype=base.tensors[name].torch_dtype,
+                    where=name,
+                )
+    return maps
+
+
+def difference(base: Base, folder: Path, plan: Plan, maps: dict[str, CompensationMap]) -> float:
+    ids = some_ids(base)
+    model = load(base.model.path)
+    whole = logits(model, ids)
+    with mask(base, model, plan, maps):
+        expected = logits(model, ids)
+    assert (whole - expected).abs().max() > 1e-3  # the mask does something
+    return float((expected - logits(load(folder), ids)).abs().max())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@settings(
+    max_examples=6,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    seed=st.integers(0, 1000),
+    ffn=st.integers(1, 63),
+    groups=st.integers(1, 3),
+    per_group=st.integers(1, 2),
+    compensated=st.booleans(),
+)
+def test_the_cut_model_computes_what_the_masked_one_does(
+    tiny_base: TinyBase,
+    tmp_path: Path,
+    family: str,
+    seed: int,
+    ffn: int,
+    groups: int,
+    per_group: int,
+    compensated: bool,
+) -> None:
+    base = tiny_base(family, dtype=torch.float64)
+    plan = random_plan(base.dimensions, seed, ffn=ffn, groups=groups, per_group=per_group)
+    maps = random_maps(base, plan) if compensated else {}
+    folder = tmp_path / "cut"
+    shutil.rmtree(folder, ignore_errors=True)
+    report = cut(base, folder, plan, maps)
+    assert sorted(maps) == report.compensated
+    assert difference(base, folder, plan, maps) < EXACT
+
+
+def test_biases_of_every_projection_are_cut(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = tiny_base("llama", dtype=torch.float64, attention_bias=True, mlp_bias=True)
+    plan = random_plan(base.dimensions, 1, ffn=40, groups=2, per_group=1)
+    report = cut(base, tmp_path / "cut", plan)
+    assert "model.layers.0.mlp.gate_proj.bias" in report.sliced
+    assert "model.layers.0.self_attn.v_proj.bias" in report.sliced
+    assert "model.layers.0.self_attn.o_proj.bias" not in report.sliced
+    assert difference(base, tmp_path / "cut", plan, {}) < EXACT
+
+
+def test_without_key_value_groups(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = tiny_base("mistral", dtype=torch.float64, num_key_value_heads=6)
+    plan = random_plan(base.dimensions, 2, groups=5)  # 5 does not divide 48: mistral may
+    cut(base, tmp_path / "cut", plan)
+    assert difference(base, tmp_path / "cut", plan, {}) < EXACT
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_embeddings_stay_tied_or_untied(tiny_base: TinyBase, tmp_path: Path, tied: bool) -> None:
+    base = tiny_base("llama", dtype=torch.float64, tie_word_embeddings=tied)
+    plan = random_plan(base.dimensions, 3, ffn=32)
+    cut(base, tmp_path / "cut", plan)
+    assert ("lm_head.weight" in base.tensors) is not tied
+    model = load(tmp_path / "cut")
+    same = model.lm_head.weight.data_ptr() == model.model.embed_tokens.weight.data_ptr()
+    assert same is tied
+    assert difference(base, tmp_path / "cut", plan, {}) < EXACT
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_generation_with_cache_and_left_padding(
+    tiny_base: TinyBase, tmp_path: Path, family: str
+) -> None:
+    base = tiny_base(family, dtype=torch.float64)
+    plan = random_plan(base.dimensions, 4, ffn=48, groups=2)
+    cut(base, tmp_path / "cut", plan)
+    ids = some_ids(base, (3, 10))
+    attended = torch.ones_like(ids)
+    for row, padding in enumerate((0, 3, 7)):
+        ids[row, :padding] = 0
+        attended[row, :padding] = 0
+    settings_ = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+    model, small = load(base.model.path), load(tmp_path / "cut")
+    with mask(base, model, plan):
+        expected = model.generate(ids, attention_mask=attended, **settings_)
+        expected_logits = logits(model, ids, attention_mask=attended)
+    assert torch.equal(small.generate(ids, attention_mask=attended, **settings_), expected)
+    uncached = small.generate(ids, attention_mask=attended, use_cache=False, **settings_)
+    assert torch.equal(uncached, expected)
+    gap = (logits(small, ids, attention_mask=attended) - expected_logits).abs()
+    assert gap[attended.bool()].max() < EXACT
+
+
+def test_a_fresh_process_loads_it_without_this_package(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = tiny_base("llama", dtype=torch.float64)
+    plan = random_plan(base.dimensions, 5, ffn=32, groups=2)
+    cut(base, tmp_path / "cut", plan)
+    ids = some_ids(base)
+    torch.save(ids, tmp_path / "ids.pt")
+    script = """
+import sys, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+folder = sys.argv[1] + "/cut"
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, trust_remote_code=False)
+assert AutoTokenizer.from_pretrained(folder)("the cat")["input_ids"]
+assert "pipeline" not in sys.modules
+with torch.inference_mode():
+    torch.save(model(torch.load(sys.argv[1] + "/ids.pt")).logits, sys.argv[1] + "/logits.pt")
+"""
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=tmp_path)
+    model = load(base.model.path)
+    with mask(base, model, plan):
+        expected = logits(model, ids)
+    assert (torch.load(tmp_path / "logits.pt") - expected).abs().max() < EXACT
+
+
+def test_the_mask_leaves_no_trace(tiny_base: TinyBase) -> None:
+    base = tiny_base("llama", dtype=torch.bfloat16)
+    model = load(base.model.path, torch.bfloat16)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    hooks = [len(module._forward_pre_hooks) for module in model.modules()]
+    first = random_plan(base.dimensions, 6, ffn=48, groups=2)
+    second = random_plan(base.dimensions, 7, ffn=32)
+    with mask(base, model, first, random_maps(base, first)):
+        assert any(not torch.equal(before[n], t) for n, t in model.state_dict().items())
+        with mask(base, model, second, random_maps(base, second)):
+            pass
+    with pytest.raises(KeyboardInterrupt), mask(base, model, second, random_maps(base, second)):
+        raise KeyboardInterrupt
+    assert all(torch.equal(before[n], t) for n, t in model.state_dict().items())
+    assert hooks == [len(module._forward_pre_hooks) for module in model.modules()]

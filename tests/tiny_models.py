@@ -1,0 +1,123 @@
+"""Tiny random models of every described family, as folders, and ways to cut them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from evaluation.tiny import make_tokenizer
+from pipeline.architectures.registry import Dimensions
+from pipeline.cache import digest_of_file
+from pipeline.export.checkpoint import copy_companions, write_config
+from pipeline.selection.plan import LayerPlan, Plan
+from pipeline.sources.models import ResolvedModel
+from pipeline.stages.base import Base, open_base
+from pipeline.surgery.compensation import CompensationMap
+from pipeline.surgery.coordinates import tensor_cuts
+from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
+from pipeline.surgery.masking import masked
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def make_model(
+    folder: Path,
+    family: str = "llama",
+    *,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    **config: Any,
+) -> Path:
+    """Save a random model and a tokenizer; biases and norms are random too."""
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "initializer_range": 0.2,
+        "tie_word_embeddings": False,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "pad_token_id": 0,
+    }
+    settings = AutoConfig.for_model(family, **(sizes | config))
+    model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 1:
+                parameter.normal_(1.0 if "norm" in name else 0.0, 0.1)
+    model.to(dtype).save_pretrained(folder)
+    return folder
+
+
+def base_of(folder: Path) -> Base:
+    weights = digest_of_file(sorted(folder.glob("*.safetensors"))[0])
+    return open_base(ResolvedModel(folder, "tiny", {"kind": "folder"}, weights, None))
+
+
+def load(folder: Path, dtype: torch.dtype = torch.float64) -> Any:
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+
+
+def random_plan(
+    sizes: Dimensions, seed: int, *, ffn: int = 0, groups: int = 0, per_group: int = 0
+) -> Plan:
+    """Keep random units of every layer: so many neurons, groups and heads of a group; 0 is all."""
+    choose = np.random.default_rng(seed)
+
+    def some(total: int, count: int) -> tuple[int, ...]:
+        return tuple(sorted(choose.permutation(total)[: count or total].tolist()))
+
+    layers = []
+    for _ in range(sizes.layers):
+        kept = some(sizes.kv_heads, groups)
+        heads = sizes.heads_per_group
+        queries = tuple(g * heads + h for g in kept for h in some(heads, per_group))
+        layers.append(LayerPlan(some(sizes.ffn, ffn), queries, kept))
+    return Plan(sizes.ffn, sizes.heads, sizes.kv_heads, tuple(layers))
+
+
+def cut(
+    base: Base,
+    target: Path,
+    plan: Plan,
+    maps: Mapping[str, CompensationMap] | None = None,
+    **settings: Any,
+) -> SurgeryReport:
+    """Write the whole checkpoint of a plan."""
+    target.mkdir(parents=True, exist_ok=True)
+    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    report = cut_checkpoint(base.model.path, target, cuts, maps or {}, lambda _: None, **settings)
+    write_config(base.model.path, target, base.architecture, base.dimensions, plan)
+    copy_companions(base.model.path, target)
+    return report
+
+
+def mask(
+    base: Base, model: nn.Module, plan: Plan, maps: Mapping[str, CompensationMap] | None = None
+) -> Any:
+    return masked(model, base.architecture, plan, base.dimensions.head_dim, maps or {})
+
+
+@torch.inference_mode()
+def logits(model: Any, ids: Tensor, **arguments: Any) -> Tensor:
+    result: Tensor = model(input_ids=ids, **arguments).logits
+    return result
+
+
+def some_ids(base: Base, shape: tuple[int, int] = (3, 20), seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(1, base.config.vocab_size, shape, generator=generator)
