@@ -17,9 +17,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import BrokenError, InputError
+from pipeline.errors import BrokenError, InputError, UnlearnError
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system: abandoned folders stay
+    fcntl = None  # type: ignore[assignment]
 
 HASH_CHUNK_BYTES = 1 << 22
+TEMPORARY = ".unlearn-new-"  # in the names of folders that are being filled
+ASIDE = ".unlearn-old-"  # in the names of outputs that are being replaced
 
 
 class Cache:
@@ -64,26 +71,52 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Yield a sibling temporary folder that is renamed to `target` when the block succeeds.
 
     An existing `target` is replaced as a whole, and only then. On any error, Ctrl-C included, the
-    temporary folder is removed and `target` stays as it was.
+    temporary folder is removed and `target` stays as it was. What a killed process left beside
+    `target` is cleared away first.
 
     Raises:
         InputError: the place cannot be written to.
         BrokenError: the disk is full.
     """
+    target = target.resolve() if target.is_symlink() else target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        temporary.chmod(0o755)  # mkdtemp makes it private; what is published should be readable
+        clear_abandoned(target.parent)
+        temporary, lock = _temporary(target)
     except OSError as error:
-        raise _explain(error, target) from error
+        raise _unwritable(error, target) from error
     try:
         yield temporary
         _sync(temporary)
-        _replace(temporary, target)
-    except OSError as error:
-        raise _explain(error, target) from error
+        try:
+            _replace(temporary, target)
+        except OSError as error:
+            raise _unwritable(error, target) from error
+    except Exception as error:  # each library has its own for a full disk
+        if isinstance(error, UnlearnError) or not _is_full(error):
+            raise
+        raise _full(target) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        _unlock(lock)
+
+
+def clear_abandoned(parent: Path) -> None:
+    """Clear away what processes left in `parent` that were killed while they made a folder.
+
+    A temporary folder is locked as long as its process lives, whatever machine that runs on. An
+    earlier output that was put aside and not yet replaced is put back.
+    """
+    for path in [*parent.glob(f".*{ASIDE}*"), *parent.glob(f".*{TEMPORARY}*")]:
+        lock = _lock(path, wait=False)
+        if lock is None:
+            continue
+        name, aside, _ = path.name[1:].rpartition(ASIDE)
+        if aside and not path.with_name(name).exists():
+            path.rename(path.with_name(name))
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+        _unlock(lock)
 
 
 def digest_of(value: Any) -> str:
@@ -111,18 +144,55 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
+def _temporary(target: Path) -> tuple[Path, int | None]:
+    """Make and lock a temporary folder beside `target`."""
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f".{target.name}{TEMPORARY}", dir=target.parent))
+        lock = _lock(path, wait=True)
+        if path.is_dir():  # another process may have taken it for abandoned before it was locked
+            path.chmod(0o755)  # mkdtemp makes it private; what is published should be readable
+            return path, lock
+        _unlock(lock)
+
+
 def _replace(temporary: Path, target: Path) -> None:
     if not target.exists():
         temporary.rename(target)
         return
-    old = target.with_name(f".{target.name}.old-{os.getpid()}")
-    target.rename(old)
+    old = target.with_name(f".{target.name}{ASIDE}{os.getpid()}")
+    lock = _lock(target, wait=True)
     try:
-        temporary.rename(target)
+        target.rename(old)
+        try:
+            temporary.rename(target)
+        except BaseException:
+            if not target.exists():
+                old.rename(target)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        _unlock(lock)
+
+
+def _lock(folder: Path, *, wait: bool) -> int | None:
+    """Lock a folder until the process ends; None where that is not possible."""
+    if fcntl is None:
+        return None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
-        old.rename(target)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+        return None  # not a folder of ours, or gone
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _unlock(lock: int | None) -> None:
+    if lock is not None:
+        os.close(lock)
 
 
 def _sync(folder: Path) -> None:
@@ -135,18 +205,26 @@ def _sync(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _explain(error: OSError, target: Path) -> Exception:
-    where = str(target)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return BrokenError(
-            "no space left on the disk; nothing was changed",
-            where=where,
-            remedy="free some space, or choose another place with --out or --cache-dir",
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-        return InputError(
-            f"this place cannot be written to ({error.strerror})",
-            where=where,
-            remedy="choose another place with --out or --cache-dir, or change its permissions",
-        )
-    return error
+def _is_full(error: Exception) -> bool:
+    full = (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, OSError) and error.errno in full:
+        return True
+    return any(os.strerror(number) in str(error) for number in full)
+
+
+def _full(target: Path) -> BrokenError:
+    return BrokenError(
+        "no space left on the disk; nothing was changed",
+        where=str(target),
+        remedy="free some space, or choose another place with --out or --cache-dir",
+    )
+
+
+def _unwritable(error: OSError, target: Path) -> UnlearnError:
+    if _is_full(error):
+        return _full(target)
+    return InputError(
+        f"this place cannot be written to ({error.strerror})",
+        where=str(target),
+        remedy="choose another place with --out or --cache-dir, or change its permissions",
+    )

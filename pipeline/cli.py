@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +25,8 @@ from pipeline.errors import (
     UnlearnError,
 )
 from pipeline.progress import Progress, Style
+
+SIGNALS_ARE_ONE_SECONDS = 5.0
 
 app = typer.Typer(
     name="unlearn",
@@ -132,7 +136,11 @@ def compare(
     for folder in (one, other):
         manifest = read_manifest(folder)
         if manifest is None:
-            raise InputError("this folder has no pruning manifest", where=str(folder))
+            raise InputError(
+                "this folder has no pruning manifest",
+                where=str(folder),
+                remedy="give the folder that a run made, such as out/no-code",
+            )
         manifests.append(manifest)
     print(json.dumps(compare_manifests(*manifests), indent=2))
     return EXIT_PASS
@@ -149,41 +157,81 @@ def _root(
 
 def main() -> None:
     """Run the command; every error ends in a documented exit code, none in a traceback."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    _listen()
     try:
         code = app(standalone_mode=False)
-    except UnlearnError as error:
-        print(f"unlearn: {error}", file=sys.stderr)
-        code = error.exit_code
-    except KeyboardInterrupt:
-        print("\nunlearn: interrupted; the same command continues", file=sys.stderr)
-        code = EXIT_INTERRUPTED
-    except typer.Abort:
-        code = EXIT_INTERRUPTED
-    except Exception as error:
-        code = _usage_or_broken(error)
+    except SystemExit:  # the reader of our output is gone, as in `unlearn recipes | head -1`
+        code = EXIT_BROKEN
+    except BaseException as error:
+        code = _report(error)
+    else:
+        if code == EXIT_INTERRUPTED:  # typer made an exit code of it
+            code = _report(KeyboardInterrupt())
     sys.exit(code)
 
 
-def _usage_or_broken(error: Exception) -> int:
-    show = getattr(error, "show", None)
-    if callable(show):  # the command line's own errors know how to print themselves
-        show()
-        return EXIT_USAGE
+def _report(error: BaseException) -> int:
+    """Say what went wrong, as a JSON object if those are asked for, and return the exit code."""
+    where = remedy = ""
+    if isinstance(error, UnlearnError):
+        what, where, remedy, code = error.what, error.where, error.remedy, error.exit_code
+    elif isinstance(error, KeyboardInterrupt | typer.Abort):
+        what, remedy, code = "interrupted", "the same command continues", EXIT_INTERRUPTED
+        for number in _signals():  # Python would give them back their defaults while it exits
+            signal.signal(number, signal.SIG_IGN)
+    elif callable(getattr(error, "format_message", None)):  # the command line's own errors
+        code = EXIT_USAGE
+        what, where, remedy = _usage(error)
+    else:
+        code = EXIT_BROKEN
+        what = f"something broke that should not have: {type(error).__name__}: {error}"
+        remedy = f"please report it with {_log(error)}"
+    if "--json" in sys.argv[1:]:
+        fields = {"what": what, "where": where, "remedy": remedy, "exit_code": code}
+        print(json.dumps({"event": "error", **fields}), file=sys.stderr)
+    else:
+        newline = "\n" if code == EXIT_INTERRUPTED else ""  # after the ^C of a terminal
+        shown = UnlearnError(what, where=where, remedy=remedy)
+        print(f"{newline}unlearn: {shown}", file=sys.stderr)
+    return code
+
+
+def _usage(error: Any) -> tuple[str, str, str]:
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context else "unlearn"
+    what = error.format_message().rstrip(".") or "no command was given"
+    return what, "", f"`{command} --help` says what is possible"
+
+
+def _log(error: BaseException) -> str:
     with tempfile.NamedTemporaryFile(
         "w", prefix="unlearn-", suffix=".log", delete=False, encoding="utf-8"
     ) as log:
         traceback.print_exception(error, file=log)
-    print(
-        f"unlearn: something broke that should not have: {type(error).__name__}: {error}\n"
-        f"  → please report it with {log.name}",
-        file=sys.stderr,
-    )
-    return EXIT_BROKEN
+    return log.name
 
 
-def _interrupt(_signal: int, _frame: Any) -> None:
-    raise KeyboardInterrupt
+def _listen() -> None:
+    """Take the signals that end a process as Ctrl-C, so that temporary folders are removed.
+
+    Several in a row are one: a second Ctrl-C must not interrupt the clearing up after the first.
+    """
+    last = -math.inf
+
+    def interrupt(_signal: int, _frame: Any) -> None:
+        nonlocal last
+        again, last = time.monotonic() - last < SIGNALS_ARE_ONE_SECONDS, time.monotonic()
+        if not again:
+            raise KeyboardInterrupt
+
+    for number in _signals():
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and a shell's `&` ignore some
+            signal.signal(number, interrupt)
+
+
+def _signals() -> list[signal.Signals]:
+    names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
+    return [signal.Signals[name] for name in names if hasattr(signal, name)]
 
 
 def _style(as_json: bool, quiet: bool) -> Style:

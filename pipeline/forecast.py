@@ -15,9 +15,10 @@ from pipeline.evaluation.tasks import check_tasks
 from pipeline.progress import Progress
 from pipeline.recipe import Gate, Recipe, next_token_task
 from pipeline.recipe_file import LoadedRecipe
-from pipeline.selection import uniform
 from pipeline.sources.corpora import load_corpora, scored_tokens
-from pipeline.sources.models import describe_model
+from pipeline.sources.models import ModelDescription, ResolvedModel, describe_model
+from pipeline.stages.base import open_base
+from pipeline.stages.preflight import check_chat_template, check_gates, kept_sizes
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
@@ -34,12 +35,11 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     """
     recipe = loaded.recipe
     model = describe_model(recipe.model, loaded.folder, cache)
-    config = SimpleNamespace(**model.config)
-    architecture = describe(model.config.get("model_type", "unknown"), where=model.name)
-    sizes = dimensions(config, architecture)
+    architecture, sizes = _inspected(model, recipe)
     corpora = load_corpora(recipe, loaded.folder, progress)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
     checks = check_tasks(recipe.evaluate, folders)
+    check_gates(recipe, {check.task: check.metrics for check in checks})
     tasks: list[dict[str, Any]] = [
         {"task": c.task, "side": c.side, "documents": c.documents, "tokens": c.tokens}
         for c in checks
@@ -48,7 +48,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         if corpus.use != "scored":
             name, tokens = next_token_task(corpus.name), recipe.evaluate.next_token_tokens
             tasks.append({"task": name, "side": side, "documents": None, "tokens": tokens})
-    kept = _kept(recipe, architecture, sizes)
+    kept = kept_sizes(recipe, architecture, sizes)
     parameters = _parameters(sizes, model.config)
     output = (parameters - _removed(sizes, kept)) * BYTES[recipe.model.dtype]
     return {
@@ -78,21 +78,15 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     }
 
 
-def _kept(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> dict[str, int]:
-    ffn, attention = recipe.select.ffn, recipe.select.attention
-    hidden = sizes.hidden if architecture.attention.heads_divide_hidden else None
-    kept = {
-        "ffn": uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of),
-        "heads": sizes.heads,
-        "kv_heads": sizes.kv_heads,
-    }
-    if attention.unit == "kv_group":
-        groups = uniform.kept_groups(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
-        kept |= {"kv_heads": groups, "heads": groups * sizes.heads_per_group}
-    else:
-        each = uniform.kept_per_group(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
-        kept["heads"] = each * sizes.kv_heads
-    return kept
+def _inspected(model: ModelDescription, recipe: Recipe) -> tuple[Architecture, Dimensions]:
+    """Description and sizes of the model; a folder at hand is looked into as a run would."""
+    if model.folder is None:
+        config = SimpleNamespace(**model.config)
+        architecture = describe(model.config.get("model_type", "unknown"), where=model.name)
+        return architecture, dimensions(config, architecture, model.name)
+    base = open_base(ResolvedModel(model.folder, model.name, {}, "", None))
+    check_chat_template(recipe, base.tokenizer, model.name)
+    return base.architecture, base.dimensions
 
 
 def _unit_lines(sizes: Dimensions, kept: dict[str, int]) -> list[str]:

@@ -387,6 +387,9 @@ class Recipe(Section):
                 seen.add(corpus.name)
             if all(corpus.use == "held_out" for corpus in corpora):
                 yield (side,), "no source is scored (use: scored or both)", "", []
+        if self.scoring.skip_positions >= self.scoring.sequence_length:
+            text = f"none of a sequence's {self.scoring.sequence_length} positions would be counted"
+            yield ("scoring", "skip_positions"), text, "", []
         for index, gate in enumerate(self.gates):
             if gate.task not in self.evaluated:
                 text = f"{gate.task} is not evaluated"

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import Cache, digest_of, digest_of_file, new_folder, read_json, write_json
+from pipeline.evaluation.completions import generate
 from pipeline.evaluation.gates import judge
-from pipeline.evaluation.model import generate
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
+from pipeline.evaluation.speed import forward_rate
 from pipeline.export.checkpoint import copy_companions, write_config
 from pipeline.export.manifest import environment, write_manifest
 from pipeline.export.proof import Proof, prove
@@ -24,6 +25,7 @@ from pipeline.stages.base import Base, load_model, open_base
 from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_target, finished
+from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
@@ -77,6 +79,8 @@ class Run:
         if (manifest := finished(target, run_key)) is not None:
             self.progress.say(f"{target} holds exactly this run already; nothing to do")
             return Outcome(target, manifest, reused=True)
+        with self.progress.stage("Tasks and gates"):
+            preflight(base, self.loaded)
         measurer = Measurer(base, self.recipe, texts.sequences, self.cache, self.progress)
         with self.progress.stage("Scoring and selection"):
             choice = choose(base, self.recipe, measurer, self.progress)
@@ -99,8 +103,19 @@ class Run:
             digest = _weights_digest(folder)
             after = self._evaluate(folder, digest, texts)
             prompts_after = self._complete(folder, digest)
+        with self.progress.stage("Speed of both"):
+            dtype = self.recipe.evaluate.dtype
+            speed = {
+                "base": forward_rate(base.model.path, dtype),
+                "pruned": forward_rate(folder, dtype),
+            }
         verdict = judge(self.recipe.gates, before, after)
-        evaluation = {"base": before.as_dict(), "pruned": after.as_dict(), **verdict.as_dict()}
+        evaluation = {
+            "base": before.as_dict(),
+            "pruned": after.as_dict(),
+            "forward_tokens_per_second": speed,
+            **verdict.as_dict(),
+        }
         write_json(folder / "evaluation.json", evaluation)
         for side, result in (("base", before), ("pruned", after)):
             shutil.copytree(result.samples_folder, folder / "samples" / side, ignore=_no_key)

@@ -11,13 +11,18 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from hypothesis import settings
+from tiny_models import base_of, make_model
 
 from pipeline.cache import Cache
 from pipeline.progress import Progress
 from pipeline.stages.base import Base
-from tiny_models import base_of, make_model
 
 TinyBase = Callable[..., Base]
+
+# The same examples every time, however slow the machine: a red test is a reason to look.
+settings.register_profile("house", derandomize=True, deadline=None)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session", autouse=True)

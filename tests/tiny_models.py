@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from evaluation.tiny import make_tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from evaluation.tiny import make_tokenizer
 from pipeline.architectures.registry import Dimensions
 from pipeline.cache import digest_of_file
 from pipeline.export.checkpoint import copy_companions, write_config
@@ -39,7 +39,7 @@ def make_model(
     tokenizer.save_pretrained(folder)
     torch.manual_seed(seed)
     sizes = {
-        "vocab_size": len(tokenizer),
+        "vocab_size": len(tokenizer) + 8,  # some families' tokenizers add tokens of their own
         "hidden_size": 48,
         "intermediate_size": 64,
         "num_hidden_layers": 3,

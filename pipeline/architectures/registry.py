@@ -5,7 +5,7 @@ A description that does not match is an error that names the module or tensor: n
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,17 +66,46 @@ def describe(model_type: str, where: str) -> Architecture:
     )
 
 
-def dimensions(config: Any, architecture: Architecture) -> Dimensions:
-    """Read the sizes of the prunable parts from a transformers config."""
+def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dimensions:
+    """Read the sizes of the prunable parts from a transformers config.
+
+    Args:
+        config: the model's config, or an object with the same attributes.
+        architecture: its description.
+        where: the model's name or path, for errors.
+
+    Raises:
+        InputError: a size is missing or impossible.
+    """
     attention = architecture.attention
-    heads = getattr(config, attention.heads)
+
+    def size(name: str, default: int | None = None) -> int:
+        value = getattr(config, name, None)
+        value = default if value is None and default is not None else value
+        if not isinstance(value, int) or value < 1:
+            raise InputError(
+                f"{name} of the model's config is {value!r}, not a number above 0",
+                where=where,
+                remedy="download or copy the model again",
+            )
+        return value
+
+    hidden, heads = size("hidden_size"), size(attention.heads)
+    kv_heads = size(attention.key_value_heads, heads)
+    if heads % kv_heads:
+        raise InputError(
+            f"the model's config gives {heads} query heads to {kv_heads} key/value heads, which "
+            "cannot share them evenly",
+            where=where,
+            remedy="download or copy the model again",
+        )
     return Dimensions(
-        layers=getattr(config, architecture.layers),
-        hidden=config.hidden_size,
-        ffn=getattr(config, architecture.feed_forward.width),
+        layers=size(architecture.layers),
+        hidden=hidden,
+        ffn=size(architecture.feed_forward.width),
         heads=heads,
-        kv_heads=getattr(config, attention.key_value_heads, None) or heads,
-        head_dim=getattr(config, attention.head_dim, None) or config.hidden_size // heads,
+        kv_heads=kv_heads,
+        head_dim=size(attention.head_dim, hidden // heads),
     )
 
 
@@ -115,6 +144,50 @@ def check_tensors(architecture: Architecture, layers: int, names: Collection[str
                     remedy="correct the family's description in pipeline/architectures/, or "
                     "re-save the checkpoint with today's transformers",
                 )
+
+
+def check_shapes(
+    architecture: Architecture,
+    sizes: Dimensions,
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> None:
+    """Check that the stored tensors are as many and as long as the config says.
+
+    Args:
+        architecture: the model's description.
+        sizes: what its config says.
+        shapes: stored tensors, by full name.
+        where: the model's name or path, for the error.
+
+    Raises:
+        InputError: weights and config do not belong together.
+    """
+    feed_forward, attention = architecture.feed_forward, architecture.attention
+    queries, keys_values = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+    lengths = [
+        *((cut, sizes.ffn) for cut in feed_forward.inputs),
+        (Cut(f"{feed_forward.output}.weight", axis=1), sizes.ffn),
+        (Cut(f"{feed_forward.output}.weight", axis=0), sizes.hidden),
+        *((cut, queries) for cut in attention.queries),
+        *((cut, keys_values) for cut in attention.keys_values),
+        (Cut(f"{attention.output}.weight", axis=1), queries),
+    ]
+    wrong = [
+        f"{full} has {shapes[full][cut.axis]} entries where its config says {length}"
+        for layer in range(sizes.layers)
+        for cut, length in lengths
+        if (full := architecture.module(layer, cut.tensor)) in shapes
+        and shapes[full][cut.axis] != length
+    ]
+    beyond = architecture.module(sizes.layers, "")
+    wrong += [f"{name} is beyond its config's layers" for name in shapes if name.startswith(beyond)]
+    if wrong:
+        raise InputError(
+            f"the weights do not fit the model's config: {wrong[0]}",
+            where=where,
+            remedy="download or copy the model again: config.json and weights are of two models",
+        )
 
 
 def all_cuts(architecture: Architecture) -> tuple[Cut, ...]:

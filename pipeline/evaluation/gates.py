@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -65,6 +66,28 @@ class Verdict:
                 for result in self.gates
             ],
         }
+
+
+def check_metrics(gates: Sequence[Gate], metrics: Mapping[str, Sequence[str] | None]) -> None:
+    """Check the metrics that gates name before anything is evaluated.
+
+    Args:
+        gates: the recipe's gates.
+        metrics: by task, the metrics that it has; None where that is only known afterwards.
+
+    Raises:
+        InputError: a task does not have the metric that a gate names.
+    """
+    for index, gate in enumerate(gates):
+        known = metrics.get(gate.task)
+        if known is not None and gate.metric not in known:
+            near = difflib.get_close_matches(gate.metric, known, n=1)
+            raise InputError(
+                f"the task {gate.task} has no metric {gate.metric!r}",
+                where=f"gates.{index}.metric",
+                remedy=f"{f'did you mean {near[0]}? ' if near else ''}its metrics are: "
+                f"{', '.join(known)}",
+            )
 
 
 def judge(gates: Sequence[Gate], base: Evaluation, pruned: Evaluation) -> Verdict:

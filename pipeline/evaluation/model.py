@@ -13,12 +13,11 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
-from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import Request, Row, batches_of, rows_of, tokens_read
+from pipeline.evaluation.loading import load
 from pipeline.evaluation.quiet import quiet
 from pipeline.progress import Progress
 
@@ -218,71 +217,8 @@ def load_lm(
 ) -> TokenBudgetLM:
     """Load a checkpoint with plain `AutoModelForCausalLM`, without remote code."""
     with quiet():
-        model, tokenizer = _load(folder, dtype, device)
+        model, tokenizer = load(folder, dtype, device)
         return TokenBudgetLM(model, tokenizer, batch_tokens=batch_tokens, progress=progress)
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """Load a checkpoint's tokenizer.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise _unloadable("tokenizer", folder, error) from error
-
-
-def generate(
-    model_folder: Path,
-    prompts: Sequence[str],
-    dtype: str,
-    max_new_tokens: int = 64,
-    device: str | None = None,
-) -> list[str]:
-    """Complete plain prompts greedily; the completions come without their prompts."""
-    if not prompts:
-        return []
-    completions = []
-    with quiet(), torch.inference_mode():
-        model, tokenizer = _load(model_folder, dtype, device)
-        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
-            do_sample=False,
-            max_new_tokens=max_new_tokens,
-            eos_token_id=model.generation_config.eos_token_id or tokenizer.eos_token_id,
-            pad_token_id=pad,
-        )
-        model.generation_config = settings  # the folder's own may ask for sampling
-        for prompt in prompts:
-            inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
-            length = inputs["input_ids"].shape[1]
-            output = model.generate(**inputs, generation_config=settings)
-            completions.append(tokenizer.decode(output[0, length:], skip_special_tokens=True))
-    return completions
-
-
-def _load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
-    tokenizer = load_tokenizer(folder)
-    model: Any
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
-        )
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
-        raise _unloadable("model", folder, error) from error
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
-
-
-def _unloadable(what: str, folder: Path, error: Exception) -> InputError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return InputError(
-        f"the {what} cannot be loaded: {reason}",
-        where=str(folder),
-        remedy="check that the folder is a whole Hugging Face checkpoint (config.json, "
-        "safetensors, tokenizer files)",
-    )
 
 
 def _scores_of(logits_tv: torch.Tensor, continuations: Sequence[tuple[int, ...]]) -> list[Score]:

@@ -14,6 +14,7 @@ from datasets import Dataset
 from pipeline.errors import InputError
 from pipeline.evaluation.model import RollingScore
 
+METRICS = {"top1": True, "loss": False, "bits_per_byte": False}  # whether higher is better
 DOCUMENT_CHARACTERS = 1600  # about 400 tokens: many short documents say more than a few long ones
 
 Document = dict[str, str]
@@ -25,7 +26,6 @@ def next_token_config(task: str, documents: Sequence[Document]) -> dict[str, Any
     def dataset(**_: object) -> dict[str, Dataset]:
         return {"test": Dataset.from_list(list(documents))}
 
-    better = {"top1": True, "loss": False, "bits_per_byte": False}
     return {
         "task": task,
         "custom_dataset": dataset,
@@ -37,7 +37,7 @@ def next_token_config(task: str, documents: Sequence[Document]) -> dict[str, Any
         "process_results": process_results,
         "metric_list": [
             {"metric": metric, "aggregation": ratio_of_sums, "higher_is_better": higher}
-            for metric, higher in better.items()
+            for metric, higher in METRICS.items()
         ],
         "metadata": {"version": 1},
     }

@@ -13,7 +13,8 @@ import torch
 
 from pipeline.cache import Cache, digest_of_file
 from pipeline.errors import InputError
-from pipeline.evaluation.model import TokenBudgetLM, load_lm, load_tokenizer
+from pipeline.evaluation.loading import load_tokenizer
+from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.next_token import next_token_config, read_documents
 from pipeline.evaluation.quiet import quiet
 from pipeline.evaluation.results import (

@@ -24,12 +24,21 @@ NEAR_NAMES = 5
 
 @dataclass(frozen=True)
 class TaskCheck:
-    """What a task would ask of a model; `tokens` is an estimate from the number of characters."""
+    """What a task would ask of a model.
+
+    Attributes:
+        task: its name.
+        side: whether it measures what is forgotten or what is kept.
+        documents: documents that it asks about.
+        tokens: an estimate from the number of characters.
+        metrics: names of its metrics; None if they are only known afterwards.
+    """
 
     task: str
     side: Side
     documents: int
     tokens: int
+    metrics: list[str] | None
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,18 @@ class LoadedTask:
     name: str
     task: Any
     limit: int | None
+
+    @property
+    def metrics(self) -> list[str] | None:
+        """Names of its metrics as in results; None if its own code decides which there are."""
+        if self.task.get_config("process_results") is not None:
+            return None
+        filters = [one.name for one in getattr(self.task, "_filters", [])] or ["none"]
+        return [
+            metric if name == "none" else f"{metric},{name}"
+            for name in filters
+            for metric in self.task.aggregation()
+        ]
 
 
 def check_tasks(settings: Evaluate, task_folders: Sequence[Path]) -> list[TaskCheck]:
@@ -56,7 +77,7 @@ def check_tasks(settings: Evaluate, task_folders: Sequence[Path]) -> list[TaskCh
         characters += sum(len(str(r.args[1])) for r in requests if len(r.args) > 1)
         documents = len({request.doc_id for request in requests})
         tokens = round(characters / CHARACTERS_PER_TOKEN)
-        checks.append(TaskCheck(spec.task, spec.side, documents, tokens))
+        checks.append(TaskCheck(spec.task, spec.side, documents, tokens, loaded.metrics))
     return checks
 
 

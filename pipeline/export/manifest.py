@@ -45,7 +45,8 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         content = read_json(folder / NAME)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) and "format" in content else None
+    whole = isinstance(content, dict) and isinstance(content.get("files"), dict)
+    return content if whole and "format" in content else None
 
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
 def size_rows(manifest: dict[str, Any]) -> list[SizeRow]:
     """Parameters, bytes and speed of base and pruned."""
     base, pruned, evaluation = manifest["base"], manifest["pruned"], manifest["evaluation"]
-    speeds = [evaluation[which]["tokens_per_second"] for which in ("base", "pruned")]
+    speeds = [evaluation["forward_tokens_per_second"][which] for which in ("base", "pruned")]
     return [
         SizeRow(
             "parameters",
@@ -73,7 +73,7 @@ def size_rows(manifest: dict[str, Any]) -> list[SizeRow]:
             _relative(base["bytes"], pruned["bytes"]),
         ),
         SizeRow(
-            "speed while evaluating",
+            "forward pass",
             f"{speeds[0]:,.0f} tokens/s",
             f"{speeds[1]:,.0f} tokens/s",
             _relative(*speeds),

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline.release.results import metric_rows, size_rows
@@ -18,7 +19,9 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
     """Print one table with sizes, tasks, gates and verdict, and where things are."""
     console = console or _console()
     verdict = manifest["verdict"]
-    table = Table(title=f"{manifest['name']}: {manifest['base']['name']}", title_justify="left")
+    table = Table(
+        title=f"{manifest['name']}: {escape(manifest['base']['name'])}", title_justify="left"
+    )
     for column in ("", "base", "pruned", "change"):
         table.add_column(column, justify="left" if not column else "right")
     for size in size_rows(manifest):
@@ -29,12 +32,12 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
             table.add_section()
             table.add_row(f"[bold]{row.side}[/]")
             side = row.side
-        name = f"{row.task} {row.metric} [dim]({row.n})[/]"
+        name = f"{escape(row.task)} {escape(row.metric)} [dim]({row.n})[/]"
         table.add_row(name, row.before, row.after, row.change)
     console.print(table)
     for gate in manifest["evaluation"]["gates"]:
         mark = "[green]pass[/]" if gate["passed"] else "[red]FAIL[/]"
-        console.print(f"  {mark}  {gate['sentence']}")
+        console.print(f"  {mark}  {escape(gate['sentence'])}")
     console.print(f"Verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
     if verdict == "UNJUDGED":
         console.print("  the recipe has no gates")
@@ -43,15 +46,17 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
         f"Proof:   logits equal the masked original's up to {proof['max_difference']:.1e} "
         f"on {proof['tokens']:,} tokens"
     )
-    console.print(f"Where:   {folder}  (README.md, evaluation.json, pruning_manifest.json)")
+    console.print(
+        f"Where:   {escape(str(folder))}  (README.md, evaluation.json, pruning_manifest.json)"
+    )
 
 
 def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> None:
     """Print what a run would do."""
     console = console or _console()
-    console.print(f"[bold]{forecast['recipe']}[/]: {forecast['description']}")
+    console.print(f"[bold]{forecast['recipe']}[/]: {escape(forecast['description'])}")
     model = forecast["model"]
-    console.print(f"Model:   {model['name']} ({model['kind']}, {model['architecture']})")
+    console.print(f"Model:   {escape(model['name'])} ({model['kind']}, {model['architecture']})")
     for line in forecast["units"]:
         console.print(f"Units:   {line}")
     table = Table(title="Texts", title_justify="left")
@@ -63,8 +68,8 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
         table.add_row(
             corpus["name"],
             corpus["side"],
-            corpus["genre"],
-            corpus["licence"],
+            escape(corpus["genre"]),
+            escape(corpus["licence"]),
             f"{corpus['scored_tokens']:,}" if corpus["scored_tokens"] else "–",
             f"{corpus['held_out_documents']:,} documents" if corpus["held_out_documents"] else "–",
         )
@@ -74,10 +79,10 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
         tasks.add_column(column, justify="left" if column in ("task", "side") else "right")
     for task in forecast["tasks"]:
         documents = f"{task['documents']:,}" if task["documents"] else "–"
-        tasks.add_row(task["task"], task["side"], documents, f"{task['tokens']:,}")
+        tasks.add_row(escape(task["task"]), task["side"], documents, f"{task['tokens']:,}")
     console.print(tasks)
     for gate in forecast["gates"]:
-        console.print(f"Gate:    {gate}")
+        console.print(f"Gate:    {escape(gate)}")
     low, high = forecast["minutes"]
     console.print(
         f"Time:    about {low:.0f} to {high:.0f} minutes on this machine, if nothing is cached"
@@ -94,7 +99,7 @@ def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -
     console = console or _console()
     table = Table.grid(padding=(0, 2))
     for name, description in found:
-        table.add_row(f"[bold]{name}[/]", description)
+        table.add_row(f"[bold]{escape(name)}[/]", escape(description))
     console.print(table)
 
 

@@ -1,8 +1,8 @@
 """One pass over packed sequences that sums statistics at the input of output projections.
 
 Sums of short blocks are taken in float32 and added up in float64. Second moments, which cost as
-much as the layer itself, are products of short blocks in the model's own type, each added up in
-float32, and only one triangle of them is computed.
+much as the layer itself, are products of blocks in the model's own type, each added up in a wider
+one, and of the large ones only a triangle is computed.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ class Collector:
         return hook
 
     def _add_groups(self, layer: int, x_TU: Tensor) -> None:
-        x_GTD = x_TU.float().unflatten(1, (self.points.groups, -1)).transpose(0, 1)
+        groups = self.points.groups
+        x_GTD = _wide_enough(x_TU).reshape(len(x_TU), groups, -1).transpose(0, 1)
         products = torch.bmm(x_GTD.transpose(1, 2), x_GTD)
         self.statistics.groups_LGDD[layer] += products.double().cpu()
 
@@ -164,6 +165,11 @@ def _add_sums(sums: UnitSums, layer: int, x_TU: Tensor) -> None:
     sums.positive_LU[layer] += positive.cpu()
 
 
+def _wide_enough(x: Tensor) -> Tensor:
+    """Products of float16 overflow where activations are massive; bfloat16 has float32's range."""
+    return x.float() if x.dtype == torch.float16 else x
+
+
 class _Moments:
     """Σ x xᵀ of each layer: the upper triangle, in panels."""
 
@@ -176,9 +182,7 @@ class _Moments:
         if sums is None:
             sums = torch.zeros(self.width, self.width, dtype=torch.float32, device=x_TU.device)
             self._sums[layer] = sums
-        # float16 products overflow where activations are massive
-        x_TU = x_TU.float() if x_TU.dtype == torch.float16 else x_TU
-        for block in x_TU.split(MOMENT_BLOCK_TOKENS):
+        for block in _wide_enough(x_TU).split(MOMENT_BLOCK_TOKENS):
             for start in range(0, self.width, MOMENT_PANEL):
                 panel = block[:, start : start + MOMENT_PANEL]
                 sums[start : start + MOMENT_PANEL, start:] += panel.T @ block[:, start:]

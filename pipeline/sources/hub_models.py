@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_bars
 
 from pipeline.cache import read_json
@@ -44,7 +45,7 @@ def download(source: HubSource, progress: Progress) -> tuple[Path, dict[str, str
         BrokenError: the Hub cannot be reached and nothing was downloaded before.
     """
     with hub_errors(source.hub, source.revision):
-        commit = _commit(source)
+        commit, unreachable = _commit(source)
         if commit is not None:
             progress.say(f"Fetching {source.hub} at {commit[:12]} (files at hand are not repeated)")
         if progress.style != "terminal":
@@ -59,6 +60,8 @@ def download(source: HubSource, progress: Progress) -> tuple[Path, dict[str, str
                     local_files_only=commit is None,
                 )
             )
+        except LocalEntryNotFoundError as error:
+            raise (unreachable or error) from error
         finally:
             enable_progress_bars()
     origin = {
@@ -78,11 +81,14 @@ def look_up(source: HubSource) -> HubModel:
         BrokenError: the Hub cannot be reached and nothing was downloaded before.
     """
     with hub_errors(source.hub, source.revision):
-        commit = _commit(source)
+        commit, unreachable = _commit(source)
         revision = commit or source.revision
-        config = hf_hub_download(
-            source.hub, "config.json", revision=revision, local_files_only=commit is None
-        )
+        try:
+            config = hf_hub_download(
+                source.hub, "config.json", revision=revision, local_files_only=commit is None
+            )
+        except LocalEntryNotFoundError as error:
+            raise (unreachable or error) from error
         size = _size(source.hub, commit) if commit else None
     at_hand = any(
         isinstance(try_to_load_from_cache(source.hub, name, revision=revision), str)
@@ -91,16 +97,16 @@ def look_up(source: HubSource) -> HubModel:
     return HubModel(size, at_hand, read_json(Path(config)))
 
 
-def _commit(source: HubSource) -> str | None:
-    """The commit that the revision stands for now; None if the Hub is out of reach.
+def _commit(source: HubSource) -> tuple[str | None, BrokenError | None]:
+    """The commit that the revision stands for now, or why the Hub is out of reach.
 
     Asked first because a download would retry for half a minute before it gives up.
     """
     try:
         with hub_errors(source.hub, source.revision):
-            return HfApi().model_info(source.hub, revision=source.revision).sha
-    except BrokenError:
-        return None  # an earlier download may do; if there is none, the download says so
+            return HfApi().model_info(source.hub, revision=source.revision).sha, None
+    except BrokenError as error:
+        return None, error  # an earlier download may do; if there is none, this is why
 
 
 def _size(repository: str, commit: str) -> int:

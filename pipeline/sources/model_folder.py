@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from pipeline.errors import InputError
 
 INDEX = "model.safetensors.index.json"
+SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
 
@@ -25,6 +26,9 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
         InputError: something is missing or damaged; it names the file.
     """
     config = read_config(folder, where)
+    for name in SETTINGS:
+        if (folder / name).is_file():
+            _read_object(folder / name)
     for file in safetensors_files(folder, where):
         _check_safetensors(file)
     if not any((folder / name).is_file() for name in TOKENIZERS):
@@ -45,7 +49,9 @@ def read_config(folder: Path, where: str) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise InputError(
-            "there is no config.json in it, so it is not a Hugging Face model folder", where=where
+            "there is no config.json in it, so it is not a Hugging Face model folder",
+            where=where,
+            remedy="give a folder written by save_pretrained(), or a .gguf file",
         )
     config = _read_object(path)
     if "model_type" not in config:
@@ -125,7 +131,9 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"this is not JSON: {error}", where=str(path)) from error
+        raise InputError(
+            f"this is not JSON: {error}", where=str(path), remedy="download or copy it again"
+        ) from error
     if not isinstance(value, dict):
         raise InputError("this is not a JSON object", where=str(path))
     return value

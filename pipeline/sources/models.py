@@ -50,6 +50,7 @@ class ModelDescription:
         size_bytes: size of the weights as they are now, if it is known.
         ready: whether nothing has to be downloaded or converted.
         config: the model's config, or the part of it that is known.
+        folder: where it is as a Hugging Face folder, if it is one already.
     """
 
     name: str
@@ -57,6 +58,7 @@ class ModelDescription:
     size_bytes: int | None
     ready: bool
     config: dict[str, Any]
+    folder: Path | None = None
 
 
 def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) -> ResolvedModel:
@@ -121,10 +123,13 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
             config=read_config(converted, str(converted))
             if converted
             else gguf_models.read_header(place).config,
+            folder=converted,
         )
     config = check_folder(place, str(place))
     size = sum(file.stat().st_size for file in safetensors_files(place, str(place)))
-    return ModelDescription(_name(model, place), "folder", size, ready=True, config=config)
+    return ModelDescription(
+        _name(model, place), "folder", size, ready=True, config=config, folder=place
+    )
 
 
 def _name(model: Model, folder: Path | None) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
 from pipeline.errors import InputError
@@ -94,6 +95,26 @@ def pack(
     return torch.tensor(sequences, dtype=torch.long)
 
 
+def as_chat(text: str, tokenizer: Any, where: str, setting: str = "scoring.chat_template") -> str:
+    """Wrap a text in the model's chat template, as a user message.
+
+    Raises:
+        InputError: it has none, or the template is broken.
+    """
+    remedy = f"set {setting} to false"
+    if not tokenizer.chat_template:
+        raise InputError("the model has no chat template", where=where, remedy=remedy)
+    message = [{"role": "user", "content": text}]
+    try:
+        return str(tokenizer.apply_chat_template(message, tokenize=False))
+    except TemplateError as error:
+        raise InputError(
+            f"the model's chat template fails on a user message: {error}",
+            where=where,
+            remedy=f"repair the template in the model's folder, or {remedy}",
+        ) from error
+
+
 def separator_of(tokenizer: Any) -> int:
     """Token that stood between documents in pretraining.
 
@@ -152,17 +173,8 @@ def _beginning(text: str, tokenizer: Any) -> tuple[str, int]:
 def _token_ids(
     documents: Sequence[str], tokenizer: Any, chat_template: bool, where: str
 ) -> Iterator[list[int]]:
-    if chat_template and not tokenizer.chat_template:
-        raise InputError(
-            "the model has no chat template",
-            where=where,
-            remedy="set scoring.chat_template to false",
-        )
     for start in range(0, len(documents), TOKENISED_AT_ONCE):
         texts = list(documents[start : start + TOKENISED_AT_ONCE])
         if chat_template:
-            texts = [
-                tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False)
-                for text in texts
-            ]
+            texts = [as_chat(text, tokenizer, where) for text in texts]
         yield from tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]

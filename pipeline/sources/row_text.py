@@ -50,12 +50,11 @@ class RowText:
         if value is None:
             return ""
         if not isinstance(value, str):
+            column = f"{self._column} | join(' ')" if isinstance(value, list) else self._column
             raise InputError(
                 f"column {self._column!r} holds {type(value).__name__}, not text",
                 where=self._where,
-                remedy="make text of it with a template, such as `{{ "
-                + self._column
-                + " | join(' ') }}`",
+                remedy=f"make text of it with a template, such as `{{{{ {column} }}}}`",
             )
         return value
 

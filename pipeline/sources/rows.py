@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pipeline.sources.packages import expand_braces
 
 Row = dict[str, Any]
 
+LEAVE_OUT = "leave it out of the pattern"
 ARROW_FILE_MAGIC = b"ARROW1"
 DATASET_METADATA = {"dataset_info.json", "state.json", "dataset_dict.json"}
 
@@ -62,7 +64,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     """
     try:
         if path.stat().st_size == 0:
-            raise InputError("the file is empty", where=str(path))
+            raise InputError("the file is empty", where=str(path), remedy=LEAVE_OUT)
         match [suffix.lower() for suffix in path.suffixes]:
             case [*_, ".jsonl" | ".ndjson"] | [*_, ".jsonl" | ".ndjson", ".gz"]:
                 yield from _json_lines(path)
@@ -77,7 +79,11 @@ def read_rows(path: Path) -> Iterator[Row]:
             case _:
                 text = _text(path)
                 if not text.strip():
-                    raise InputError("the file holds nothing but white space", where=str(path))
+                    raise InputError(
+                        "the file holds nothing but white space",
+                        where=str(path),
+                        remedy=LEAVE_OUT,
+                    )
                 yield {"text": text, "file": path.name}
     except OSError as error:
         raise InputError(f"the file cannot be read ({error})", where=str(path)) from error
@@ -88,13 +94,17 @@ def _text(path: Path) -> str:
     if path.suffix.lower() == ".gz":
         try:
             data = gzip.decompress(data)
-        except (EOFError, gzip.BadGzipFile) as error:
-            raise InputError(f"this gzip file is damaged ({error})", where=str(path)) from error
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise InputError(
+                f"this gzip file is damaged ({error})",
+                where=str(path),
+                remedy="download or copy it again",
+            ) from error
     if b"\0" in data:
         raise InputError(
             "this is a binary file, not text",
             where=str(path),
-            remedy="leave it out of the pattern",
+            remedy=LEAVE_OUT,
         )
     try:
         return io.StringIO(data.decode("utf-8-sig"), newline=None).read()
@@ -111,9 +121,11 @@ def _json_lines(path: Path) -> Iterator[Row]:
         if line.strip():
             try:
                 value = json.loads(line)
-            except json.JSONDecodeError as error:
+            except (json.JSONDecodeError, RecursionError) as error:
                 raise InputError(
-                    f"this line is not JSON: {error.msg}", where=f"{path}:{number}"
+                    f"this line is not JSON: {_reason(error)}",
+                    where=f"{path}:{number}",
+                    remedy="every line of a .jsonl file is one JSON object or string",
                 ) from error
             yield _as_row(value, f"{path}:{number}")
 
@@ -121,10 +133,11 @@ def _json_lines(path: Path) -> Iterator[Row]:
 def _json(path: Path) -> Iterator[Row]:
     try:
         value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
+        line = f":{error.lineno}" if isinstance(error, json.JSONDecodeError) else ""
         raise InputError(
-            f"this is not JSON: {error.msg}",
-            where=f"{path}:{error.lineno}",
+            f"this is not JSON: {_reason(error)}",
+            where=f"{path}{line}",
             remedy="a file with one object a line is named .jsonl",
         ) from error
     if isinstance(value, dict):
@@ -138,6 +151,10 @@ def _json(path: Path) -> Iterator[Row]:
             yield _as_row(item, f"{path}, item {number}")
     else:
         raise InputError("this JSON is neither a list nor an object", where=str(path))
+
+
+def _reason(error: json.JSONDecodeError | RecursionError) -> str:
+    return error.msg if isinstance(error, json.JSONDecodeError) else "it is nested too deeply"
 
 
 def _as_row(value: Any, where: str) -> Row:

@@ -9,10 +9,18 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.architectures.description import Architecture
-from pipeline.architectures.registry import Dimensions, check_tensors, describe, dimensions
+from pipeline.architectures.registry import (
+    Dimensions,
+    check_shapes,
+    check_tensors,
+    describe,
+    dimensions,
+)
+from pipeline.errors import InputError
+from pipeline.evaluation.loading import explained, load_tokenizer
 from pipeline.evaluation.quiet import quiet
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
@@ -32,7 +40,8 @@ class Base:
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer, loaded when first needed."""
-        return AutoTokenizer.from_pretrained(self.model.path)
+        with quiet():
+            return load_tokenizer(self.model.path)
 
     def weight(self, layer: int, output: str) -> Tensor:
         """Weight [hidden, U] of a layer's output projection, as stored."""
@@ -43,14 +52,18 @@ def open_base(model: ResolvedModel) -> Base:
     """Describe a resolved model.
 
     Raises:
-        InputError: its architecture is not described, or a tensor that is to be cut is missing.
+        InputError: its architecture is not described, its config and weights do not belong
+            together, or a tensor that is to be cut is missing.
     """
     # Before transformers reads it: a family that it does not know either is the reader's error.
     architecture = describe(read_config(model.path, model.name)["model_type"], where=model.name)
-    config = AutoConfig.from_pretrained(model.path)
-    sizes = dimensions(config, architecture)
+    with quiet(), explained("config", model.path):
+        config = AutoConfig.from_pretrained(model.path, local_files_only=True)
+    sizes = dimensions(config, architecture, model.name)
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
     check_tensors(architecture, sizes.layers, tensors)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_shapes(architecture, sizes, shapes, model.name)
     return Base(model, config, architecture, sizes, tensors)
 
 
@@ -58,10 +71,20 @@ def load_model(folder: Path, dtype: str) -> nn.Module:
     """Load a causal language model for inference.
 
     With an accelerator, layers are placed on it as far as they fit (`device_map="auto"`).
+
+    Raises:
+        InputError: it cannot be loaded, or some of its weights are missing.
     """
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    with quiet():
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), **placement
+    with quiet(), explained("model", folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), output_loading_info=True, **placement
         )
-    return cast(nn.Module, model.eval())  # type: ignore[no-untyped-call]
+    model, info = loaded
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        raise InputError(
+            f"the checkpoint lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}",
+            where=str(folder),
+            remedy="download or copy the model again",
+        )
+    return cast(nn.Module, model.eval())

@@ -19,8 +19,18 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
         InputError: the folder holds something else, or cannot be written to.
     """
     if target.exists() and not target.is_dir():
-        raise InputError("this is a file, not a folder", where=str(target), remedy="choose --out")
+        raise InputError(
+            "this is a file, not a folder",
+            where=str(target),
+            remedy="move it away, or choose another place with --out",
+        )
     parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise InputError(
+            "this is a file, so no folder can be made in it",
+            where=str(parent),
+            remedy="choose another place with --out",
+        )
     if not os.access(parent, os.W_OK | os.X_OK):
         raise InputError(
             "this place cannot be written to",

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.cache import Cache, digest_of, read_json, write_json
+from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import Corpus, DatasetSource, PackageSource, PathSource
 from pipeline.recipe_file import LoadedRecipe
@@ -55,6 +56,7 @@ def prepare(base: Base, loaded: LoadedRecipe, cache: Cache, progress: Progress) 
     else:
         progress.say("  texts: found in the cache")
     tensors = load_file(folder / "tokens.safetensors")
+    _check_vocabulary(base, tensors)
     return Texts(
         sequences={side: tensors[side].long() for side in ("forget", "retain")},
         proof_NS=tensors["proof"].long(),
@@ -86,6 +88,16 @@ def _write(folder: Path, base: Base, loaded: LoadedRecipe, progress: Progress) -
     tokens["proof"] = _proof_sequences(held_out, base).int()
     save_file(tokens, folder / "tokens.safetensors")
     write_json(folder / "summary.json", corpora.summary())
+
+
+def _check_vocabulary(base: Base, tokens: dict[str, Tensor]) -> None:
+    highest, known = max(int(ids.max()) for ids in tokens.values()), base.config.vocab_size
+    if highest >= known:
+        raise InputError(
+            f"the tokenizer makes token {highest}, and the model knows only {known} tokens",
+            where=base.model.name,
+            remedy="put the tokenizer that belongs to the model into its folder",
+        )
 
 
 def _proof_sequences(held_out: list[list[str]], base: Base) -> Tensor:

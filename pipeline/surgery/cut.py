@@ -117,8 +117,8 @@ def _check_room(target: Path, needed: int) -> None:
     free = shutil.disk_usage(target).free
     if free < needed:
         raise BrokenError(
-            f"no space left on the disk: {needed / 1e6:,.0f} MB are needed, "
-            f"{free / 1e6:,.0f} MB are free; nothing was changed",
+            f"no space left on the disk: {needed / 1e6:,.1f} MB are needed, "
+            f"{free / 1e6:,.1f} MB are free; nothing was changed",
             where=str(target.parent),
             remedy="free some space, or choose another place with --out",
         )

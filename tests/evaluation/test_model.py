@@ -11,7 +11,8 @@ from lm_eval.models.huggingface import HFLM
 
 from evaluation.tiny import LONGEST, make_model, sentences
 from pipeline.errors import InputError
-from pipeline.evaluation.model import RollingScore, TokenBudgetLM, generate, load_lm
+from pipeline.evaluation.completions import generate
+from pipeline.evaluation.model import RollingScore, TokenBudgetLM, load_lm
 from pipeline.evaluation.quiet import quiet
 from pipeline.progress import Progress
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_models import load, logits, some_ids
 from torch import Tensor, nn
 
 from pipeline.architectures.registry import output_modules
@@ -15,7 +16,6 @@ from pipeline.scoring.importance import head_importance, unit_importance
 from pipeline.scoring.statistics import SUMS, Statistics, load_second_moments
 from pipeline.stages.base import Base
 from pipeline.surgery.compensation import compensation_map
-from tiny_models import load, logits, some_ids
 
 TinyBase = Callable[..., Base]
 LENGTH = 24
@@ -158,12 +158,13 @@ def test_importance_is_what_its_name_says(tiny_base: TinyBase) -> None:
         unit_importance(statistics.ffn, 1, "mean")
 
 
+@pytest.mark.parametrize(("dtype", "exact"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-3)])
 @pytest.mark.parametrize("units", [6, 3])  # query heads, key/value groups
 def test_a_heads_importance_is_its_contribution_to_the_residual_stream(
-    tiny_base: TinyBase, units: int
+    tiny_base: TinyBase, units: int, dtype: torch.dtype, exact: float
 ) -> None:
     base = tiny_base("qwen3")
-    model = load(base.model.path, torch.float32)
+    model = load(base.model.path, dtype)
     ids = some_ids(base, (9, LENGTH))
     statistics = measured(base, model, ids).statistics
     inputs = activations(base, model, ids)["attention"]
@@ -176,7 +177,7 @@ def test_a_heads_importance_is_its_contribution_to_the_residual_stream(
         expected.append(written_TUH.square().sum(-1).mean(0).sqrt())
         mean_absolute.append(x_TUD.abs().mean(dim=(0, 2)))
     found = head_importance(statistics, "rms", units, torch.stack(grams))
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=exact, atol=1e-9)
     found = head_importance(statistics, "abs", units)
     torch.testing.assert_close(found, torch.stack(mean_absolute), rtol=1e-5, atol=1e-9)
 
@@ -228,10 +229,8 @@ def test_cheap_second_moments_hardly_change_the_compensated_weights(
         lost_TH = exact_TU[:, goes] @ weight_HU[:, goes].T - exact_TU[:, stays] @ changes[-1].T
         outputs.append(lost_TH.square().mean())
     written = (exact_TU[:, goes] @ weight_HU[:, goes].T).square().mean()
-    print("share lost", float(outputs[1] / written), "cheap", float(outputs[0] / written))
     scale_S = exact_TU[:, stays].square().mean(dim=0).sqrt()
     gap = ((changes[0] - changes[1]) * scale_S).norm() / (changes[1] * scale_S).norm()
-    print("weights", float(gap))
     assert outputs[1] < 0.9 * written  # there is something to compensate
-    assert outputs[0] < 1.01 * outputs[1]
-    assert gap < 0.05
+    assert outputs[0] < 1.001 * outputs[1]
+    assert gap < 0.015

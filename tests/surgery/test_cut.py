@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_models import base_of, cut, load, logits, make_model, random_plan, some_ids
 from torch import Tensor
 
 from pipeline.errors import BrokenError
@@ -18,7 +19,6 @@ from pipeline.surgery import cut as cut_module
 from pipeline.surgery.coordinates import TensorCut, head_coordinates, tensor_cuts
 from pipeline.surgery.cut import cut_checkpoint
 from pipeline.surgery.safetensors_stream import stored_tensors
-from tiny_models import base_of, cut, load, logits, make_model, random_plan, some_ids
 
 TinyBase = Callable[..., Base]
 Usage = namedtuple("Usage", "total used free")

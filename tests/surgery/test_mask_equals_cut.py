@@ -12,12 +12,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_models import FAMILIES, cut, load, logits, mask, random_plan, some_ids
 
 from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
 from pipeline.surgery.compensation import CompensationMap, compensation_map
 from pipeline.surgery.coordinates import head_coordinates
-from tiny_models import FAMILIES, cut, load, logits, mask, random_plan, some_ids
 
 TinyBase = Callable[..., Base]
 EXACT = 1e-12
@@ -61,8 +61,6 @@ def difference(base: Base, folder: Path, plan: Plan, maps: dict[str, Compensatio
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
     max_examples=6,
-    deadline=None,
-    derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(

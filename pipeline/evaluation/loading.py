@@ -1,0 +1,66 @@
+"""A checkpoint, loaded for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pipeline.errors import InputError, UnlearnError
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load a checkpoint's tokenizer.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    with explained("tokenizer", folder):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+
+
+def load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
+    """Load model and tokenizer of a checkpoint, without remote code.
+
+    Raises:
+        InputError: one of them cannot be loaded.
+    """
+    tokenizer = load_tokenizer(folder)
+    model: Any
+    with explained("model", folder):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+        )
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+
+
+@contextmanager
+def explained(what: str, folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise on a broken folder into an error for the reader.
+
+    Args:
+        what: what is loaded inside the block: "model", "tokenizer", "config".
+        folder: where from.
+
+    Raises:
+        InputError: the block failed, for any reason but a lack of memory.
+    """
+    try:
+        yield
+    except (UnlearnError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # of a broken file each library makes its own, down to Exception
+        lines = (str(error).strip() or type(error).__name__).splitlines()
+        reason = " ".join(line.strip() for line in lines[:2])
+        if "ignore_mismatched_sizes" in reason:  # transformers' advice on it is for its callers
+            reason = "its weights have other shapes than config.json says"
+        raise InputError(
+            f"the {what} cannot be loaded: {reason}",
+            where=str(folder),
+            remedy="check that the folder is a whole Hugging Face checkpoint (config.json, "
+            "safetensors, tokenizer files)",
+        ) from error

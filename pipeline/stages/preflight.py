@@ -1,0 +1,79 @@
+"""What would stop a run after hours, found before anything long begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.architectures.description import Architecture
+from pipeline.architectures.registry import Dimensions
+from pipeline.evaluation.gates import check_metrics
+from pipeline.evaluation.next_token import METRICS
+from pipeline.evaluation.tasks import load_tasks
+from pipeline.recipe import Recipe, next_token_task
+from pipeline.recipe_file import LoadedRecipe
+from pipeline.selection import uniform
+from pipeline.sources.packing import as_chat
+from pipeline.stages.base import Base
+
+
+def preflight(base: Base, loaded: LoadedRecipe) -> None:
+    """Check everything that later stages ask of a recipe.
+
+    Raises:
+        InputError: the shapes cannot be made, the model has no chat template, or a task or a
+            gate's metric does not exist.
+        BrokenError: a task's documents cannot be fetched.
+    """
+    recipe = loaded.recipe
+    kept_sizes(recipe, base.architecture, base.dimensions)
+    check_chat_template(recipe, base.tokenizer, base.model.name)
+    folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
+    check_gates(
+        recipe,
+        {task.name: task.metrics for task in load_tasks(recipe.evaluate, folders, recipe.seed)},
+    )
+
+
+def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> dict[str, int]:
+    """Units of each kind that a layer keeps.
+
+    Raises:
+        InputError: the architecture cannot have so few.
+    """
+    ffn, attention = recipe.select.ffn, recipe.select.attention
+    hidden = sizes.hidden if architecture.attention.heads_divide_hidden else None
+    kept = {
+        "ffn": uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of),
+        "heads": sizes.heads,
+        "kv_heads": sizes.kv_heads,
+    }
+    if attention.unit == "kv_group":
+        groups = uniform.kept_groups(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
+        kept |= {"kv_heads": groups, "heads": groups * sizes.heads_per_group}
+    else:
+        each = uniform.kept_per_group(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
+        kept["heads"] = each * sizes.kv_heads
+    return kept
+
+
+def check_chat_template(recipe: Recipe, tokenizer: Any, where: str) -> None:
+    """Check that the model has a chat template that works if the recipe asks for one.
+
+    Raises:
+        InputError: it has none, or the template is broken.
+    """
+    for section in ("scoring", "evaluate"):
+        if getattr(recipe, section).chat_template:
+            as_chat("text", tokenizer, where, f"{section}.chat_template")
+
+
+def check_gates(recipe: Recipe, metrics: dict[str, list[str] | None]) -> None:
+    """Check the metrics that gates name, given those of the recipe's lm-eval tasks.
+
+    Raises:
+        InputError: a gate names a metric that its task does not have.
+    """
+    for _, corpus in recipe.corpora:
+        if corpus.use != "scored":
+            metrics |= {next_token_task(corpus.name): list(METRICS)}
+    check_metrics(recipe.gates, metrics)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny_models import FAMILIES, cut, random_plan
+
+from pipeline.cache import digest_of_file, read_json
+from pipeline.export.checkpoint import copy_companions, write_config
+from pipeline.export.manifest import NAME, compare, read_manifest, write_manifest
+from pipeline.selection.plan import LayerPlan, Plan
+from pipeline.stages.base import Base
+
+TinyBase = Callable[..., Base]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("kept", "changed"),
+    [
+        ({"ffn": 40}, {"intermediate_size": 40}),
+        ({"groups": 2}, {"num_attention_heads": 4, "num_key_value_heads": 2}),
+        ({"ffn": 40, "per_group": 1}, {"intermediate_size": 40, "num_attention_heads": 3}),
+    ],
+)
+def test_the_config_differs_in_its_sizes_only(
+    tiny_base: TinyBase,
+    tmp_path: Path,
+    family: str,
+    kept: dict[str, int],
+    changed: dict[str, int],
+) -> None:
+    base = tiny_base(family)
+    cut(base, tmp_path, random_plan(base.dimensions, 0, **kept))
+    before, after = read_json(base.model.path / "config.json"), read_json(tmp_path / "config.json")
+    assert after == before | changed
+
+
+def test_the_width_of_a_head_is_written_where_it_was_implied(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("llama")
+    config = read_json(base.model.path / "config.json")
+    del config["head_dim"]
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base/config.json").write_text(json.dumps(config))
+    (tmp_path / "cut").mkdir()
+    plan = random_plan(base.dimensions, 0, groups=2)
+    write_config(tmp_path / "base", tmp_path / "cut", base.architecture, base.dimensions, plan)
+    assert read_json(tmp_path / "cut/config.json")["head_dim"] == 8
+
+
+def test_layers_of_different_width_have_no_stock_config(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("llama")
+    heads, groups = tuple(range(6)), tuple(range(3))
+    layers = tuple(LayerPlan(tuple(range(n)), heads, groups) for n in (8, 9, 8))
+    with pytest.raises(ValueError, match="layers differ in width"):
+        write_config(
+            base.model.path, tmp_path, base.architecture, base.dimensions, Plan(64, 6, 3, layers)
+        )
+
+
+def test_what_belongs_to_a_checkpoint_comes_along_and_nothing_else(tmp_path: Path) -> None:
+    base, target = tmp_path / "base", tmp_path / "target"
+    wanted = [
+        "generation_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "vocab.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "LICENSE",
+        "additional_chat_templates/tools.jinja",
+    ]
+    others = ["README.md", "modeling.py", "pytorch_model.bin", "config.json", "tokenizer_cache/x"]
+    for name in wanted + others:
+        (base / name).parent.mkdir(parents=True, exist_ok=True)
+        (base / name).write_text(name)
+    target.mkdir()
+    assert copy_companions(base, target) == sorted(wanted)
+    found = [str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()]
+    assert sorted(found) == sorted(wanted)
+
+
+def test_a_manifest_has_the_hash_of_every_file(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a", "sub/b", f"sub/{NAME}"):
+        (tmp_path / name).write_text(name)
+    write_manifest(tmp_path, {"name": "x"})
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert manifest["files"].keys() == {"a", "sub/b", f"sub/{NAME}"}
+    for name, entry in manifest["files"].items():
+        assert entry == {
+            "sha256": digest_of_file(tmp_path / name),
+            "bytes": (tmp_path / name).stat().st_size,
+        }
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_what_is_no_manifest_is_none(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / NAME).write_bytes(content)
+    assert read_manifest(tmp_path) is None
+
+
+def test_comparing_two_manifests() -> None:
+    def manifest(kept: tuple[int, ...], text: str, torch: str) -> dict[str, object]:
+        plan = Plan(4, 1, 1, (LayerPlan(kept, (0,), (0,)),))
+        return {
+            "plan": json.loads(plan.to_json()),
+            "corpora": [{"name": "prose", "scored_sha256": text}],
+            "base": {"weights_sha256": "w"},
+            "environment": {"torch": torch, "python": "3"},
+        }
+
+    same = compare(manifest((0, 1), "t", "2"), manifest((0, 1), "t", "2"))
+    assert same["same_plan"] and same["same_base"] and not same["environment"]
+    assert same["overlap_of_removed_units"] == {"ffn": 1.0}
+    other = compare(manifest((0, 1), "t", "2"), manifest((0, 2), "u", "3"))
+    assert other["environment"] == {"torch": ["2", "3"]}
+    assert other["corpora"] == {"prose": False}
+    assert not other["same_plan"]
+    assert other["overlap_of_removed_units"] == {"ffn": 1 / 3}

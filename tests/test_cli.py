@@ -1,0 +1,315 @@
+"""The command: its output, its errors and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tiny_recipe import write_recipe
+
+import pipeline.run
+from pipeline import __version__, cli
+from pipeline.cache import read_json
+from pipeline.errors import BrokenError
+from pipeline.stages.base import Base
+
+TinyBase = Callable[..., Base]
+FAILING = [{"task": "next_token_code", "metric": "top1", "drops_at_least": 5.0}]
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Unlearn = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def _restored_signals() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.fixture(scope="module")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, tiny_base: TinyBase) -> Path:
+    return write_recipe(tmp_path / "recipe", tiny_base("llama").model.path)
+
+
+@pytest.fixture
+def unlearn(
+    tmp_path: Path,
+    warm_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Unlearn:
+    """Run the command in this process; runs share a cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARN_CACHE", str(warm_cache))
+
+    def call(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["unlearn", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capfd.readouterr()
+        return Result(int(caught.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def objects(text: str) -> list[Any]:
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+# ── run ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_run_prints_stages_and_one_table(unlearn: Unlearn, recipe: Path) -> None:
+    code, out, err = unlearn("run", recipe)
+    assert code == 0
+    for stage in ("Base model", "Texts", "Scoring and selection", "Surgery", "Proof", "Evaluation"):
+        assert f"> {stage}" in err
+    for word in ("parameters", "next_token_prose top1", "Verdict: PASS", "Where:", "out/tiny"):
+        assert word in out
+    assert "\x1b[" not in out + err  # no terminal, no colours
+
+
+def test_json_is_one_object_a_line(unlearn: Unlearn, recipe: Path) -> None:
+    code, out, err = unlearn("run", recipe, "--json", "--out", "other")
+    assert code == 0
+    (result,) = objects(out)
+    assert result["event"] == "result"
+    assert result["verdict"] == "PASS"
+    assert result["folder"] == "other/tiny"
+    assert {event["event"] for event in objects(err)} >= {"stage", "message"}
+
+
+def test_quiet_prints_the_result_only(unlearn: Unlearn, recipe: Path) -> None:
+    code, out, err = unlearn("run", recipe, "--quiet")
+    assert code == 0
+    assert err == ""
+    assert "Verdict: PASS" in out
+
+
+def test_gates_that_fail_are_exit_code_1(unlearn: Unlearn, tmp_path: Path, recipe: Path) -> None:
+    write_recipe(recipe.parent, read_model(recipe), gates=FAILING)
+    for _ in range(2):  # when it is made, and when it is found again
+        code, out, _ = unlearn("run", recipe, "--quiet")
+        assert code == 1
+        assert "Verdict: FAIL" in out
+    assert "**FAIL" in (tmp_path / "out/tiny/README.md").read_text()
+
+
+def read_model(recipe: Path) -> Path:
+    line = next(line for line in recipe.read_text().splitlines() if "path: /" in line)
+    return Path(line.split("path: ")[1])
+
+
+def test_fields_are_overridden(unlearn: Unlearn, tmp_path: Path, recipe: Path) -> None:
+    assert unlearn("run", recipe, "-q", "--set", "select.ffn.fraction=0.5").code == 0
+    manifest = read_json(tmp_path / "out/tiny/pruning_manifest.json")
+    assert manifest["units"]["ffn"]["kept"] == 96
+    assert manifest["recipe"]["select"]["ffn"]["fraction"] == 0.5
+
+
+def test_a_foreign_folder_is_left_alone_without_force(
+    unlearn: Unlearn, tmp_path: Path, recipe: Path
+) -> None:
+    (tmp_path / "out/tiny").mkdir(parents=True)
+    (tmp_path / "out/tiny/notes.txt").write_text("mine")
+    code, out, err = unlearn("run", recipe)
+    assert (code, out) == (2, "")
+    assert "not touched" in err and "--force" in err
+    assert (tmp_path / "out/tiny/notes.txt").read_text() == "mine"
+    assert unlearn("run", recipe, "-q", "--force").code == 0
+    assert not (tmp_path / "out/tiny/notes.txt").exists()
+
+
+def test_a_place_that_cannot_be_written_to_is_exit_code_2(
+    unlearn: Unlearn, tmp_path: Path, recipe: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    code, _, err = unlearn("run", recipe, "--out", "file/out")
+    assert code == 2
+    assert "cannot be written to" in err
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+def test_a_recipe_that_does_not_exist_lists_near_names(unlearn: Unlearn, verb: str) -> None:
+    code, out, err = unlearn(verb, "no-cod")
+    assert (code, out) == (2, "")
+    assert "there is no recipe 'no-cod'" in err
+    assert "did you mean no-code" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("verb", ["run", "check"])
+@pytest.mark.parametrize("model_type", ["gpt2", "gollum"])
+def test_an_unknown_architecture_is_exit_code_2_and_named(
+    unlearn: Unlearn, tmp_path: Path, recipe: Path, verb: str, model_type: str
+) -> None:
+    shutil.copytree(read_model(recipe), tmp_path / "model")
+    config = read_json(tmp_path / "model/config.json") | {"model_type": model_type}
+    (tmp_path / "model/config.json").write_text(json.dumps(config))
+    write_recipe(recipe.parent, tmp_path / "model")
+    code, _, err = unlearn(verb, recipe)
+    assert code == 2
+    assert f"architecture {model_type!r} is not described; described are: llama, mistral" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["run"], ["run", "x", "--nonsense"], ["dance"], ["run", "x", "--set"]]
+)
+def test_a_wrong_command_line_is_exit_code_2(unlearn: Unlearn, arguments: list[str]) -> None:
+    code, _, err = unlearn(*arguments)
+    assert code == 2
+    assert err.startswith("unlearn: ")
+    assert "--help` says what is possible" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (BrokenError("the disk is gone", where="/x"), 3, "unlearn: /x: the disk is gone"),
+        (KeyboardInterrupt(), 130, "unlearn: interrupted\n  → the same command continues"),
+        (RuntimeError("oops"), 3, "something broke that should not have: RuntimeError: oops"),
+    ],
+)
+def test_errors_have_their_exit_codes_and_no_traceback(
+    unlearn: Unlearn,
+    recipe: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    error: BaseException,
+    code: int,
+    words: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr(pipeline.run, "resolve_model", fail)
+    result = unlearn("run", recipe, "-q")
+    assert (result.code, result.out) == (code, "")
+    assert words in result.err
+    assert "Traceback" not in result.err
+    logs = list(tmp_path.glob("unlearn-*.log"))
+    assert len(logs) == isinstance(error, RuntimeError)
+    assert all("Traceback" in log.read_text() for log in logs)
+
+
+def test_an_error_is_an_object_too_where_objects_are_asked_for(unlearn: Unlearn) -> None:
+    code, out, err = unlearn("run", "no-cod", "--json")
+    assert (code, out) == (2, "")
+    (error,) = objects(err)
+    assert error["event"] == "error"
+    assert error["exit_code"] == 2
+    assert "no-cod" in error["what"] and "no-code" in error["remedy"]
+
+
+def test_a_termination_signal_leaves_nothing_and_the_command_continues(
+    tmp_path: Path, recipe: Path, warm_cache: Path
+) -> None:
+    script = """
+import os, signal, sys
+import pipeline.run
+from pipeline import cli
+def stop(*_, **__):
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+pipeline.run.evaluate = stop
+cli.main()
+"""
+    arguments = ["run", str(recipe), "--out", str(tmp_path / "out")]
+    environment = os.environ | {"UNLEARN_CACHE": str(warm_cache)}
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 130
+    assert "unlearn: interrupted" in done.stderr
+    assert os.listdir(tmp_path / "out") == []
+
+
+# ── the other verbs ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_check_says_what_would_happen_and_writes_nothing(
+    unlearn: Unlearn, tmp_path: Path, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "untouched"))
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = unlearn("check", recipe)
+    assert (code, err) == (0, "")
+    assert "FFN neurons: 64 → 48 in each of 3 layers (48 of 192 removed, 25.0%)" in out
+    assert "next_token_prose top1 drops at most 100.0% of itself" in out
+    code, out, _ = unlearn("check", recipe, "--json")
+    (forecast,) = objects(out)
+    assert {corpus["name"] for corpus in forecast["corpora"]} == {"code", "prose"}
+    assert forecast["model"]["architecture"] == "llama"
+    stored = sum(file.stat().st_size for file in read_model(recipe).glob("*.safetensors"))
+    assert forecast["model"]["parameters"] * 4 == pytest.approx(stored, rel=0.05)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_check_forecasts_what_the_run_makes(unlearn: Unlearn, tmp_path: Path, recipe: Path) -> None:
+    overrides = ["--set", "select.attention.fraction=0.34"]
+    _, out, _ = unlearn("check", recipe, "--json", *overrides)
+    (forecast,) = objects(out)
+    unlearn("run", recipe, "-q", *overrides)
+    units = read_json(tmp_path / "out/tiny/pruning_manifest.json")["units"]
+    for line, kind in zip(forecast["units"], ("ffn", "query_heads", "kv_heads"), strict=True):
+        gone = units[kind]["total"] - units[kind]["kept"]
+        assert f"({gone} of {units[kind]['total']} removed" in line
+    weights = (tmp_path / "out/tiny/model.safetensors").stat().st_size
+    assert forecast["output_bytes"] == pytest.approx(weights, rel=0.05)
+
+
+def test_compare_says_how_much_two_outputs_share(unlearn: Unlearn, recipe: Path) -> None:
+    unlearn("run", recipe, "-q", "--out", "one")
+    unlearn("run", recipe, "-q", "--out", "other", "--set", "select.ffn.fraction=0.5")
+    code, out, _ = unlearn("compare", "one/tiny", "one/tiny")
+    assert code == 0
+    assert json.loads(out)["overlap_of_removed_units"] == {"ffn": 1.0}
+    _, out, _ = unlearn("compare", "one/tiny", "other/tiny")
+    compared = json.loads(out)
+    assert compared["same_base"] and not compared["same_plan"]
+    assert compared["corpora"] == {"code": True, "prose": True}
+    assert compared["overlap_of_removed_units"]["ffn"] == pytest.approx(0.5)  # 48 of 96
+    code, _, err = unlearn("compare", "one/tiny", "one")
+    assert code == 2
+    assert "no pruning manifest" in err
+
+
+def test_recipes_schema_version_and_help(unlearn: Unlearn) -> None:
+    assert "no-code" in unlearn("recipes").out
+    assert "no-code" in {entry["name"] for entry in json.loads(unlearn("recipes", "--json").out)}
+    assert "properties" in json.loads(unlearn("schema").out)
+    assert unlearn("--version").out.strip() == __version__
+    code, out, _ = unlearn("run", "--help")
+    assert code == 0
+    assert "--set" in out
