@@ -185,7 +185,7 @@ def _report(error: BaseException) -> int:
     else:
         code = EXIT_BROKEN
         what = f"something broke that should not have: {type(error).__name__}: {error}"
-        remedy = f"please report it with {_log(error)}"
+        remedy = f"try it with an empty --cache-dir; if it stays so, report it with {_log(error)}"
     if "--json" in sys.argv[1:]:
         fields = {"what": what, "where": where, "remedy": remedy, "exit_code": code}
         print(json.dumps({"event": "error", **fields}), file=sys.stderr)

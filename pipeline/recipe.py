@@ -388,7 +388,8 @@ class Recipe(Section):
             if all(corpus.use == "held_out" for corpus in corpora):
                 yield (side,), "no source is scored (use: scored or both)", "", []
         if self.scoring.skip_positions >= self.scoring.sequence_length:
-            text = f"none of a sequence's {self.scoring.sequence_length} positions would be counted"
+            length = self.scoring.sequence_length
+            text = f"no position of a sequence of {length} tokens would be counted"
             yield ("scoring", "skip_positions"), text, "", []
         for index, gate in enumerate(self.gates):
             if gate.task not in self.evaluated:

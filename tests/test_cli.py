@@ -147,7 +147,7 @@ def test_a_place_that_cannot_be_written_to_is_exit_code_2(
     (tmp_path / "file").write_text("")
     code, _, err = unlearn("run", recipe, "--out", "file/out")
     assert code == 2
-    assert "cannot be written to" in err
+    assert "this is a file, so no folder can be made in it" in err and "--out" in err
 
 
 # ── errors ───────────────────────────────────────────────────────────────────────────────────────

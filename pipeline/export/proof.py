@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from pipeline.errors import BrokenError
 
-# float32 logits of the two differ by the order of summation alone: 5e-5 was measured on a 135M
-# model. A unit that is wrong in one layer moves logits by 0.1 and more.
-TOLERANCE = 1e-3
+# float32 logits of the two differ by the order of summation alone: 9e-5 (FFN cut) and 7e-4 (heads
+# cut) were measured on a 135M model whose logits reach 40. Weights that were rounded differently
+# moved them by 0.2.
+TOLERANCE = 5e-3
 
 
 @dataclass(frozen=True)

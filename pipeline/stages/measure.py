@@ -117,12 +117,6 @@ class Measurer:
         }
 
     def _run(self, side: str, folder: Path, masking: Masking | None) -> None:
-        if self.recipe.scoring.skip_positions >= self.sequences[side].shape[1]:
-            raise InputError(
-                "no position of a sequence is left to be counted",
-                where="scoring.skip_positions",
-                remedy="choose it below scoring.sequence_length",
-            )
         if self._model is None:
             self._model = load_model(self.base.model.path, self.recipe.model.dtype)
         collector = self._collector(self._model, side)

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.architectures.description import Architecture
 from pipeline.architectures.registry import Dimensions
+from pipeline.errors import InputError
 from pipeline.evaluation.gates import check_metrics
 from pipeline.evaluation.next_token import METRICS
 from pipeline.evaluation.tasks import load_tasks
@@ -38,7 +39,7 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
     """Units of each kind that a layer keeps.
 
     Raises:
-        InputError: the architecture cannot have so few.
+        InputError: the architecture cannot have so few, or there are more steps than units.
     """
     ffn, attention = recipe.select.ffn, recipe.select.attention
     hidden = sizes.hidden if architecture.attention.heads_divide_hidden else None
@@ -53,6 +54,13 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
     else:
         each = uniform.kept_per_group(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
         kept["heads"] = each * sizes.kv_heads
+    removed = sizes.ffn - kept["ffn"] + sizes.heads - kept["heads"]
+    if recipe.select.steps > removed:
+        raise InputError(
+            f"{recipe.select.steps} steps cannot share the {removed} units that each layer loses",
+            where="select.steps",
+            remedy=f"choose at most {removed}; 2 to 4 are common",
+        )
     return kept
 
 

@@ -115,10 +115,31 @@ def test_heads_go_with_their_groups_or_evenly_from_each(
         assert len(layer.ffn) == 64
     assert all("o_proj" in name for name in choice.maps)
     assert len(choice.maps) == 3
-    # the summary is of the units that were ranked and removed
+
+
+@pytest.mark.parametrize(
+    ("unit", "kind", "width"), [("kv_group", "kv_heads", 16), ("query_head", "query_heads", 8)]
+)
+def test_the_summary_is_of_the_units_that_were_ranked(
+    tiny_base: TinyBase, chosen: Any, unit: str, kind: str, width: int
+) -> None:
+    base = tiny_base("mistral")
+    choice = chosen(
+        base,
+        "select.attention.fraction=0.34",
+        f"select.attention.unit={unit}",
+        "select.attention.score=magnitude",
+    )
+    gone = torch.cat(
+        [
+            -base.weight(layer, "self_attn.o_proj").double().unflatten(1, (-1, width))
+            .square().sum(dim=(0, 2)).sqrt()[sorted(units)]
+            for layer, units in enumerate(removed(choice, kind))
+        ]
+    )  # fmt: skip
     found = choice.score_summary["attention"]
-    assert found["mean"] < found["mean_removed"] <= found["highest"]
-    assert found["lowest_removed"] <= found["mean_removed"]
+    assert found["mean_removed"] == pytest.approx(float(gone.mean()))
+    assert found["lowest_removed"] == pytest.approx(float(gone.min()))
 
 
 def test_compensation_brings_retain_text_closer_to_the_original(
@@ -200,6 +221,9 @@ def test_what_a_step_removed_stays_removed(
     for earlier, later in pairwise(seen):
         assert all(one < other for one, other in zip(earlier, later, strict=True))
     assert removed(choice, "ffn") == seen[-1]
+    # Removed units are measured on: compensation must know what they would have written.
+    for layer, gone in enumerate(seen[0]):
+        assert (choice.measurement.retain.ffn.squared_LU[layer, sorted(gone)] > 0).all()
     assert [len(heads) for heads in removed(choice, "query_heads")] == [2, 2, 2]
 
 
@@ -270,6 +294,5 @@ def test_activations_that_are_not_numbers_are_an_error(
 
 
 def test_no_position_left_to_count_is_an_error(tiny_base: TinyBase, chosen: Any) -> None:
-    with pytest.raises(InputError, match="no position") as caught:
+    with pytest.raises(InputError, match=r"scoring\.skip_positions: none of a sequence's 32"):
         chosen(tiny_base("llama"), "scoring.skip_positions=32")
-    assert caught.value.where == "scoring.skip_positions"

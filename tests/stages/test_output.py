@@ -78,8 +78,9 @@ def test_places_that_cannot_hold_a_folder_are_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="a file, not a folder"):
         check_target(tmp_path / "file", "mine", force=True)
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(InputError, match="this is a file") as caught:
         check_target(tmp_path / "file" / "out", "mine", force=False)
+    assert caught.value.where == str(tmp_path / "file")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
