@@ -1,4 +1,5 @@
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -101,6 +102,46 @@ def test_a_place_that_cannot_be_written_to_is_explained(
     with pytest.raises(InputError) as caught, new_folder(tmp_path / "out"):
         pass
     assert "--out" in caught.value.remedy
+
+
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".out.unlearn-new-x1"
+    busy = tmp_path / ".out.unlearn-new-x2"
+    mine = tmp_path / ".notes"
+    for folder in (abandoned, busy, mine):
+        folder.mkdir()
+        (folder / "a").write_text("1")
+    descriptor = os.open(busy, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)  # as the process does that is still filling it
+    with new_folder(tmp_path / "other") as folder:
+        (folder / "a").write_text("2")
+    assert sorted(os.listdir(tmp_path)) == [".notes", ".out.unlearn-new-x2", "other"]
+    assert files(busy) == {"a": "1"}
+    os.close(descriptor)
+
+
+def test_two_folders_at_once_leave_each_other_alone(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "one") as one, new_folder(tmp_path / "two") as two:
+        (one / "a").write_text("1")
+        (two / "a").write_text("2")
+    assert files(tmp_path / "one") == {"a": "1"}
+    assert files(tmp_path / "two") == {"a": "2"}
+    assert sorted(os.listdir(tmp_path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_an_output_that_a_killed_process_had_put_aside_is_put_back(
+    tmp_path: Path, replaced: bool
+) -> None:
+    aside = tmp_path / ".my.out.unlearn-old-123"
+    aside.mkdir()
+    (aside / "a").write_text("old")
+    if replaced:
+        (tmp_path / "my.out").mkdir()
+        (tmp_path / "my.out" / "a").write_text("new")
+    cache.clear_abandoned(tmp_path)
+    assert os.listdir(tmp_path) == ["my.out"]
+    assert files(tmp_path / "my.out") == {"a": "new" if replaced else "old"}
 
 
 def test_cache_finds_what_was_made_for_the_same_key(tmp_path: Path) -> None:

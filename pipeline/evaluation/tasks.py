@@ -144,7 +144,7 @@ def _manager(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
             raise InputError(
                 "this folder of tasks does not exist",
                 where=str(folder),
-                remedy="correct evaluate.task_folders",
+                remedy="correct evaluate.task_folders; it is [] where all tasks are lm-eval's own",
             )
     paths = [str(folder) for folder in folders]
     manager = TaskManager(include_path=paths, include_defaults=False)

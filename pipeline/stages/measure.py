@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.architectures.registry import output_modules
 from pipeline.cache import Cache, digest_of, read_json, write_json
-from pipeline.errors import BrokenError, InputError
+from pipeline.errors import BrokenError
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.scoring.collection import CapturePoints, Collector, collect
