@@ -382,9 +382,10 @@ class Recipe(Section):
         for side in ("forget", "retain"):
             corpora = [corpus for other, corpus in self.corpora if other == side]
             for index, corpus in enumerate(corpora):
-                if corpus.name in seen:
+                evaluation = next_token_task(corpus.name)  # `how-to` and `how_to` share one
+                if evaluation in seen:
                     yield (side, index, "name"), f"{corpus.name} is used twice", "", []
-                seen.add(corpus.name)
+                seen.add(evaluation)
             if all(corpus.use == "held_out" for corpus in corpora):
                 yield (side,), "no source is scored (use: scored or both)", "", []
         if self.scoring.skip_positions >= self.scoring.sequence_length:

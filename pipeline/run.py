@@ -13,7 +13,7 @@ from pipeline.evaluation.completions import generate
 from pipeline.evaluation.gates import judge
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
-from pipeline.evaluation.speed import forward_rate
+from pipeline.evaluation.speed import forward_rates
 from pipeline.export.checkpoint import copy_companions, write_config
 from pipeline.export.manifest import environment, write_manifest
 from pipeline.export.proof import Proof, prove
@@ -89,6 +89,8 @@ class Run:
             manifest = self._make(folder, base, texts, choice) | {"run_key": run_key}
             write_card(folder, manifest)
             write_manifest(folder, manifest)
+            # A run takes minutes: what somebody put into the folder meanwhile is theirs too.
+            check_target(target, self.recipe.name, force)
         return Outcome(target, manifest, reused=False)
 
     def _make(self, folder: Path, base: Base, texts: Texts, choice: Choice) -> dict[str, Any]:
@@ -105,10 +107,7 @@ class Run:
             prompts_after = self._complete(folder, digest)
         with self.progress.stage("Speed of both"):
             dtype = self.recipe.evaluate.dtype
-            speed = {
-                "base": forward_rate(base.model.path, dtype),
-                "pruned": forward_rate(folder, dtype),
-            }
+            speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype)
         verdict = judge(self.recipe.gates, before, after)
         evaluation = {
             "base": before.as_dict(),

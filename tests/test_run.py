@@ -327,6 +327,21 @@ def test_a_stranger_in_the_output_is_found_before_any_work(
     assert not (place.target / "notes.txt").exists()
 
 
+def test_a_file_that_appears_during_the_run_is_not_lost(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = place.run().folder
+    before = bytes_in(target)
+
+    def put_a_note(folder: Path, manifest: dict[str, Any]) -> None:
+        (target / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(pipeline.run, "write_card", put_a_note)
+    with pytest.raises(InputError, match=r"notes\.txt"):
+        place.run("select.ffn.fraction=0.5")
+    assert bytes_in(target).items() > before.items()
+
+
 def test_an_architecture_that_nobody_knows_is_the_readers_error(
     tmp_path: Path, place: Place
 ) -> None:

@@ -1,8 +1,9 @@
-"""Speed of a checkpoint: tokens a second of bare forward passes."""
+"""Speed of checkpoints, side by side: tokens a second of bare forward passes."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,23 +13,25 @@ from pipeline.evaluation.quiet import quiet
 
 SEQUENCES = 2
 TOKENS = 512
-ROUNDS = 3
+ROUNDS = 5
 
 
-def forward_rate(folder: Path, dtype: str) -> float:
-    """Tokens a second of the fastest of a few forward passes, logits included.
+def forward_rates(folders: Mapping[str, Path], dtype: str) -> dict[str, float]:
+    """Tokens a second of each model's fastest forward pass, logits included.
 
-    Call it for the models to be compared one right after the other: a machine that others use
-    too is faster at one time than at another.
+    The models take turns, so that a machine that others slow down slows all of them.
     """
+    best = dict.fromkeys(folders, float("inf"))
     with quiet(), torch.inference_mode():
-        model, _ = load(folder, dtype, None)
+        models = {name: load(folder, dtype, None)[0] for name, folder in folders.items()}
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(model.config.vocab_size, (SEQUENCES, TOKENS), generator=generator)
-        ids = ids.to(model.device)
-        best = float("inf")
-        for _ in range(ROUNDS):
-            started = time.perf_counter()
-            float(model(input_ids=ids).logits[0, 0, 0])  # reading it waits for an accelerator
-            best = min(best, time.perf_counter() - started)
-    return ids.numel() / best
+        for turn in range(ROUNDS + 1):  # the first is a warm-up
+            for name, model in models.items():
+                vocabulary = model.config.vocab_size
+                ids = torch.randint(vocabulary, (SEQUENCES, TOKENS), generator=generator)
+                ids = ids.to(model.device)
+                started = time.perf_counter()
+                float(model(input_ids=ids).logits[0, 0, 0])  # reading waits for an accelerator
+                if turn:
+                    best[name] = min(best[name], time.perf_counter() - started)
+    return {name: SEQUENCES * TOKENS / seconds for name, seconds in best.items()}

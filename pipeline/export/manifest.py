@@ -13,7 +13,17 @@ from pipeline.selection.plan import Plan, overlap
 
 NAME = "pruning_manifest.json"
 FORMAT = 1
-PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "lm_eval", "numpy", "datasets")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "lm_eval",
+    "numpy",
+    "datasets",
+    "accelerate",
+    "gguf",
+)
 
 
 def environment() -> dict[str, str]:

@@ -91,7 +91,9 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
         f"Disk:    {forecast['output_bytes'] / 1e6:,.0f} MB for the output, "
         f"{forecast['cache_bytes'] / 1e6:,.0f} MB in the cache"
     )
-    console.print("Nothing was downloaded, converted, scored or written.")
+    console.print(
+        "No weights were downloaded, nothing was converted or scored, and no output was written."
+    )
 
 
 def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -> None:
