@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,16 +45,19 @@ class Cache:
         folder = self._folder(stage, key)
         return folder if folder.is_dir() else None
 
-    @contextmanager
-    def make(self, stage: str, key: dict[str, Any]) -> Iterator[Path]:
-        """Yield an empty folder to fill; it becomes the output when the block ends without error.
+    def get(self, stage: str, key: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+        """Return the finished output of `stage` for `key`; `fill` makes it if there is none.
 
-        `key.json` inside it records what determined the output.
+        `fill` is handed an empty folder, which becomes the output when it returns without error;
+        `key.json` inside it records what determined the output. Of two processes that make the
+        same output at once, the first to finish wins: somebody may be reading it already.
         """
         target = self._folder(stage, key)
-        with new_folder(target) as folder:
-            write_json(folder / "key.json", {"stage": stage, **key})
-            yield folder
+        if not target.is_dir():
+            with new_folder(target, replace=False) as folder:
+                write_json(folder / "key.json", {"stage": stage, **key})
+                fill(folder)
+        return target
 
     def _folder(self, stage: str, key: dict[str, Any]) -> Path:
         return self.root / stage / digest_of({"stage": stage, **key})[:32]
@@ -67,12 +71,12 @@ def default_root() -> Path:
 
 
 @contextmanager
-def new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a sibling temporary folder that is renamed to `target` when the block succeeds.
 
-    An existing `target` is replaced as a whole, and only then. On any error, Ctrl-C included, the
-    temporary folder is removed and `target` stays as it was. What a killed process left beside
-    `target` is cleared away first.
+    An existing `target` is replaced as a whole, and only then; without `replace` it stays. On any
+    error, Ctrl-C included, the temporary folder is removed and `target` stays as it was. What a
+    killed process left beside `target` is cleared away first.
 
     Raises:
         InputError: the place cannot be written to.
@@ -89,13 +93,15 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         try:
-            _replace(temporary, target)
+            if replace or not target.exists():
+                _replace(temporary, target)
         except OSError as error:
-            raise _unwritable(error, target) from error
+            if replace or not target.exists():  # else another process was there first
+                raise _unwritable(error, target) from error
     except Exception as error:  # each library has its own for a full disk
-        if isinstance(error, UnlearnError) or not _is_full(error):
+        if isinstance(error, UnlearnError) or not is_full(error):
             raise
-        raise _full(target) from error
+        raise disk_full(str(target)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         _unlock(lock)
@@ -135,8 +141,18 @@ def digest_of_file(path: Path) -> str:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented UTF-8 JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write `value` as indented UTF-8 JSON with a final newline; see `plain_json`."""
+    text = json.dumps(plain_json(value), indent=2, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def plain_json(value: Any) -> Any:
+    """The value with null in the place of NaN and infinity, which JSON does not know."""
+    if isinstance(value, dict):
+        return {key: plain_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_json(path: Path) -> Any:
@@ -205,24 +221,26 @@ def _sync(folder: Path) -> None:
                 os.close(descriptor)
 
 
-def _is_full(error: Exception) -> bool:
+def is_full(error: BaseException) -> bool:
+    """Whether an error means that a disk or a quota is full, in whatever form it comes."""
     full = (errno.ENOSPC, errno.EDQUOT)
     if isinstance(error, OSError) and error.errno in full:
         return True
     return any(os.strerror(number) in str(error) for number in full)
 
 
-def _full(target: Path) -> BrokenError:
+def disk_full(where: str) -> BrokenError:
+    """The error for the reader that stands for a full disk."""
     return BrokenError(
         "no space left on the disk; nothing was changed",
-        where=str(target),
+        where=where,
         remedy="free some space, or choose another place with --out or --cache-dir",
     )
 
 
 def _unwritable(error: OSError, target: Path) -> UnlearnError:
-    if _is_full(error):
-        return _full(target)
+    if is_full(error):
+        return disk_full(str(target))
     return InputError(
         f"this place cannot be written to ({error.strerror})",
         where=str(target),

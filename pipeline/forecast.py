@@ -50,7 +50,10 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             tasks.append({"task": name, "side": side, "documents": None, "tokens": tokens})
     kept = kept_sizes(recipe, architecture, sizes)
     parameters = _parameters(sizes, model.config)
-    output = (parameters - _removed(sizes, kept)) * BYTES[recipe.model.dtype]
+    # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
+    stored = None if model.kind == "gguf" else model.size_bytes
+    size = stored or parameters * BYTES[recipe.model.dtype]
+    output = round(size * (1 - _removed(sizes, kept) / parameters))
     return {
         "recipe": recipe.name,
         "description": recipe.description,

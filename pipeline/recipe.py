@@ -279,7 +279,9 @@ class Evaluate(Section):
 
     tasks: tuple[EvaluationTask, ...] = Field((), description="lm-eval tasks.")
     task_folders: tuple[Text, ...] = Field(
-        ("tasks",), description="Folders with task YAML files, relative to the recipe's folder."
+        (),
+        description="Folders with task YAML files of your own, relative to the recipe's folder; "
+        "lm-eval's tasks need none.",
     )
     limit: Count = Field(100, description="Documents of each task, unless it names its own.")
     next_token_tokens: Count = Field(

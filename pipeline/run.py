@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import Cache, digest_of, digest_of_file, new_folder, read_json, write_json
-from pipeline.evaluation.completions import generate
+from pipeline.cache import Cache, digest_of, digest_of_file, new_folder, write_json
+from pipeline.evaluation.completions import complete
 from pipeline.evaluation.gates import judge
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
@@ -185,8 +185,9 @@ class Run:
             masking=lambda model: masking(base, choice.plan, choice.maps, model),
             sequences_NS=texts.proof_NS,
         )
+        kind = "held-out" if texts.held_out else "random"
         self.progress.say(
-            f"  logits of {proof.tokens:,} held-out tokens equal the masked original's up to "
+            f"  logits of {proof.tokens:,} {kind} tokens equal the masked original's up to "
             f"{proof.max_difference:.1e} (tolerance {proof.tolerance:g})"
         )
         return proof
@@ -207,19 +208,7 @@ class Run:
 
     def _complete(self, folder: Path, weights_sha256: str) -> list[str]:
         settings = self.recipe.evaluate
-        key = {
-            "weights": weights_sha256,
-            "prompts": list(settings.prompts),
-            "dtype": settings.dtype,
-            "environment": environment(),
-        }
-        found = self.cache.find("completions", key)
-        if found is None:
-            with self.cache.make("completions", key) as new:
-                completions = generate(folder, settings.prompts, settings.dtype)
-                write_json(new / "completions.json", completions)
-            return completions
-        return [str(text) for text in read_json(found / "completions.json")]
+        return complete(folder, weights_sha256, settings.prompts, settings.dtype, self.cache)
 
     def _run_key(self, base: Base, texts: Texts) -> str:
         return digest_of(

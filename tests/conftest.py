@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +13,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import pytest
 import torch
+from command import Result, Unlearn
 from hypothesis import settings
 from tiny_models import base_of, make_model
 
+from pipeline import cli
 from pipeline.cache import Cache
 from pipeline.progress import Progress
 from pipeline.stages.base import Base
@@ -61,3 +65,36 @@ def cache(tmp_path: Path) -> Cache:
 @pytest.fixture
 def quiet() -> Progress:
     return Progress("quiet")
+
+
+@pytest.fixture(scope="module")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def unlearn(
+    tmp_path: Path,
+    warm_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Iterator[Unlearn]:
+    """Run the command in this process, in the test's folder; a module's runs share a cache."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNLEARN_CACHE", str(warm_cache))
+    handlers = {
+        number: signal.getsignal(number)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+
+    def call(*arguments: str | Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["unlearn", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        captured = capfd.readouterr()
+        return Result(int(caught.value.code or 0), captured.out, captured.err)
+
+    yield call
+    for number, handler in handlers.items():
+        signal.signal(number, handler)

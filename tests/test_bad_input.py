@@ -12,11 +12,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+import torch
+from command import Result, Unlearn
 from huggingface_hub import constants
 from safetensors import SafetensorError
 from tiny_models import make_model
@@ -25,36 +27,15 @@ from tiny_recipe import write_recipe
 from pipeline import cli
 from pipeline.cache import read_json
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 WEIGHTS = "model.safetensors"
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Unlearn = Callable[..., Result]
 Change = Callable[[Path], object]
-
-
-@pytest.fixture(autouse=True)
-def _restored_signals() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture
@@ -63,24 +44,12 @@ def recipe(tmp_path: Path, model: Path) -> Path:
 
 
 @pytest.fixture
-def unlearn(
-    tmp_path: Path,
-    warm_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Unlearn:
-    """Run the command in this process, quietly: what is on stderr is the error and nothing else."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNLEARN_CACHE", str(warm_cache))
+def unlearn(unlearn: Unlearn) -> Unlearn:
+    """Run the command quietly: what is on stderr is the error and nothing else."""
 
     def call(verb: str, *arguments: str | Path) -> Result:
         quiet = ["--quiet"] if verb == "run" and "--json" not in arguments else []
-        monkeypatch.setattr(sys, "argv", ["unlearn", verb, *map(str, arguments), *quiet])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capfd.readouterr()
-        return Result(int(caught.value.code or 0), captured.out, captured.err)
+        return unlearn(verb, *arguments, *quiet)
 
     return call
 
@@ -216,7 +185,7 @@ PROSE = b"the cat sat on a mat while seven dogs ran home. " * 40
         ("c.arrow", b"ARROW1xxxx", "Arrow file is damaged"),
         ("c.txt.gz", b"xxxx", "gzip file is damaged"),
         ("c.txt.gz", b"\x1f\x8b\x08\x00" + b"\0" * 30, "gzip file is damaged"),
-        ("c.txt.gz", gzip.compress(PROSE)[:-12], "gzip file is damaged"),
+        ("c.txt.gz", gzip.compress(PROSE, mtime=0)[:-12], "gzip file is damaged"),
     ],
 )
 def test_broken_texts(
@@ -321,6 +290,24 @@ def test_broken_model_folders(
     for verb in ("run", "check"):
         result = unlearn(verb, recipe, "--set", "model.source={path: recipe/broken}")
         assert_refused(result, words)
+
+
+def test_a_quantised_model_is_refused_before_scoring(
+    unlearn: Unlearn, recipe: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    monkeypatch.setattr("pipeline.stages.measure.load_model", pytest.fail)
+    folder = recipe.parent / "quantised"
+    shutil.copytree(model, folder)
+    tensors = load_file(folder / WEIGHTS)
+    tensors["model.layers.0.mlp.up_proj.weight"] = tensors["model.layers.0.mlp.up_proj.weight"].to(
+        torch.float8_e4m3fn
+    )
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+    for verb in ("run", "check"):
+        result = unlearn(verb, recipe, "--set", "model.source={path: recipe/quantised}")
+        assert_refused(result, "up_proj.weight is stored as F8_E4M3", "bfloat16")
 
 
 def test_weights_that_are_missing_are_not_made_up(

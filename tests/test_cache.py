@@ -1,6 +1,7 @@
 import errno
 import fcntl
 import json
+import math
 import os
 from pathlib import Path
 
@@ -148,11 +149,14 @@ def test_cache_finds_what_was_made_for_the_same_key(tmp_path: Path) -> None:
     store = Cache(tmp_path)
     key = {"model": "a", "tokens": 3}
     assert store.find("scoring", key) is None
-    with store.make("scoring", key) as folder:
+
+    def fill(folder: Path) -> None:
         (folder / "sums").write_text("x")
         assert store.find("scoring", key) is None
+
+    made = store.get("scoring", key, fill)
     found = store.find("scoring", {"tokens": 3, "model": "a"})
-    assert found is not None
+    assert found == made == store.get("scoring", key, lambda _: pytest.fail("it is there"))
     assert (found / "sums").read_text() == "x"
     assert json.loads((found / "key.json").read_text()) == {"stage": "scoring", **key}
     assert store.find("scoring", {**key, "tokens": 4}) is None
@@ -161,10 +165,31 @@ def test_cache_finds_what_was_made_for_the_same_key(tmp_path: Path) -> None:
 
 def test_cache_keeps_nothing_of_an_interrupted_stage(tmp_path: Path) -> None:
     store = Cache(tmp_path)
-    with pytest.raises(KeyboardInterrupt), store.make("scoring", {}):
+
+    def interrupted(_folder: Path) -> None:
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.get("scoring", {}, interrupted)
     assert store.find("scoring", {}) is None
     assert os.listdir(tmp_path / "scoring") == []
+
+
+def test_of_two_processes_that_make_the_same_output_the_first_wins(tmp_path: Path) -> None:
+    store = Cache(tmp_path)
+
+    def slow(folder: Path) -> None:
+        (folder / "a").write_text("second")
+        store.get("scoring", {}, lambda other: (other / "a").write_text("first") and None)
+
+    assert (store.get("scoring", {}, slow) / "a").read_text() == "first"
+    assert len(os.listdir(tmp_path / "scoring")) == 1  # no temporary folder is left
+
+
+def test_json_has_no_nan(tmp_path: Path) -> None:
+    cache.write_json(tmp_path / "a", {"x": [1.5, math.nan, {"y": -math.inf}]})
+    text = (tmp_path / "a").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == {"x": [1.5, None, {"y": None}]}
 
 
 def test_root_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

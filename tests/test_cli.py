@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
+from command import Unlearn
 from tiny_recipe import write_recipe
 
 import pipeline.run
-from pipeline import __version__, cli
+from pipeline import __version__
 from pipeline.cache import read_json
 from pipeline.errors import BrokenError
 from pipeline.stages.base import Base
@@ -25,54 +25,9 @@ TinyBase = Callable[..., Base]
 FAILING = [{"task": "next_token_code", "metric": "top1", "drops_at_least": 5.0}]
 
 
-class Result(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Unlearn = Callable[..., Result]
-
-
-@pytest.fixture(autouse=True)
-def _restored_signals() -> Iterator[None]:
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.getsignal(number) for number in numbers}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.fixture(scope="module")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.fixture
 def recipe(tmp_path: Path, tiny_base: TinyBase) -> Path:
     return write_recipe(tmp_path / "recipe", tiny_base("llama").model.path)
-
-
-@pytest.fixture
-def unlearn(
-    tmp_path: Path,
-    warm_cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Unlearn:
-    """Run the command in this process; runs share a cache."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("UNLEARN_CACHE", str(warm_cache))
-
-    def call(*arguments: str | Path) -> Result:
-        monkeypatch.setattr(sys, "argv", ["unlearn", *map(str, arguments)])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        captured = capfd.readouterr()
-        return Result(int(caught.value.code or 0), captured.out, captured.err)
-
-    return call
 
 
 def objects(text: str) -> list[Any]:

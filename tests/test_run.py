@@ -17,7 +17,7 @@ from tiny_models import load, logits, some_ids
 from tiny_recipe import PROSE, tiny_recipe, write_recipe
 
 import pipeline.run
-from pipeline.cache import Cache, digest_of_file, read_json
+from pipeline.cache import Cache, digest_of, digest_of_file, read_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
 from pipeline.run import Outcome, Run
@@ -112,8 +112,9 @@ def test_the_manifest_says_what_was_done(first: tuple[Place, Outcome]) -> None:
     hashes = bytes_in(place.target)
     del hashes["pruning_manifest.json"]
     assert {name: entry["sha256"] for name, entry in manifest["files"].items()} == hashes
-    assert manifest["base"]["weights_sha256"] == place.base.model.weights_sha256 or (
-        len(manifest["base"]["weights_sha256"]) == 64
+    weights = place.base.model.path / "model.safetensors"
+    assert manifest["base"]["weights_sha256"] == digest_of(
+        [[weights.name, digest_of_file(weights)]]
     )
     assert manifest["units"]["ffn"] == {"kept": 144, "total": 192}
     assert manifest["coverage"] == {"layers": "3/3", "neurons": "192/192", "heads": "18/18"}
@@ -184,7 +185,7 @@ def test_another_fraction_is_not_scored_again(place: Place) -> None:
 
 def test_a_changed_text_is_scored_again(place: Place) -> None:
     scored = place.cached("scoring")
-    old = pipeline.run.read_json(place.target / "pruning_manifest.json")["corpora"]
+    old = read_json(place.target / "pruning_manifest.json")["corpora"]
     loaded = tiny_recipe(place.folder / "recipe", place.base.model.path)
     corpus = place.folder / "recipe" / "prose.jsonl"
     with corpus.open("a") as stream:
@@ -307,6 +308,7 @@ def test_an_edited_task_is_another_run(place: Place) -> None:
     evaluate = {
         "next_token_tokens": 200,
         "dtype": "float32",
+        "task_folders": ["tasks"],
         "tasks": [{"task": "choose_a_word", "side": "retain"}],
     }
     for prompt, reused in (("question", False), ("question", True), ("'a mat'", False)):

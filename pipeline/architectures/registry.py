@@ -5,7 +5,7 @@ A description that does not match is an error that names the module or tensor: n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -144,6 +144,14 @@ def check_tensors(architecture: Architecture, layers: int, names: Collection[str
                     remedy="correct the family's description in pipeline/architectures/, or "
                     "re-save the checkpoint with today's transformers",
                 )
+
+
+def cut_tensors(architecture: Architecture, layers: int, names: Collection[str]) -> Iterator[str]:
+    """Yield the full name of every stored tensor that may be cut."""
+    for layer in range(layers):
+        for cut in all_cuts(architecture):
+            if (full := architecture.module(layer, cut.tensor)) in names:
+                yield full
 
 
 def check_shapes(

@@ -8,15 +8,41 @@ from pathlib import Path
 import torch
 from transformers import GenerationConfig
 
-from pipeline.evaluation.loading import load
+from pipeline.cache import Cache, read_json, write_json
+from pipeline.evaluation.loading import default_device, key_of_model, load
 from pipeline.evaluation.quiet import quiet
+
+FORMAT = 1  # raise when completions of the same key would differ
+MAX_NEW_TOKENS = 64
+
+
+def complete(
+    model_folder: Path,
+    weights_sha256: str,
+    prompts: Sequence[str],
+    dtype: str,
+    cache: Cache,
+) -> list[str]:
+    """Complete prompts as `generate` does; what was completed before comes from the cache."""
+    key = {
+        **key_of_model(model_folder, weights_sha256, dtype, default_device()),
+        "prompts": list(prompts),
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "format": FORMAT,
+    }
+    folder = cache.get(
+        "completions",
+        key,
+        lambda new: write_json(new / "completions.json", generate(model_folder, prompts, dtype)),
+    )
+    return [str(text) for text in read_json(folder / "completions.json")]
 
 
 def generate(
     model_folder: Path,
     prompts: Sequence[str],
     dtype: str,
-    max_new_tokens: int = 64,
+    max_new_tokens: int = MAX_NEW_TOKENS,
     device: str | None = None,
 ) -> list[str]:
     """Complete plain prompts greedily; the completions come without their prompts."""

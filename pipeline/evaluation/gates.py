@@ -16,19 +16,6 @@ Decision = Literal["PASS", "FAIL", "UNJUDGED"]
 
 ROUNDING = 1e-9  # 0.80 - 0.75 is 0.05 to a reader, and a hair more to the processor
 
-# Metrics of which a higher value is a worse model: their "drop" is an increase.
-HIGHER_IS_WORSE = frozenset(
-    {
-        "loss",
-        "bits_per_byte",
-        "perplexity",
-        "word_perplexity",
-        "byte_perplexity",
-        "brier_score",
-        "ter",
-    }
-)
-
 
 @dataclass(frozen=True)
 class GateResult:
@@ -103,19 +90,14 @@ def judge(gates: Sequence[Gate], base: Evaluation, pruned: Evaluation) -> Verdic
     return Verdict("PASS" if all(result.passed for result in results) else "FAIL", results)
 
 
-def drop_of(gate: Gate, base: float, pruned: float) -> float:
+def drop_of(gate: Gate, base: float, pruned: float, *, higher_is_better: bool) -> float:
     """How much worse the metric became, on the gate's scale; NaN where the scale has no meaning."""
-    sign = -1.0 if higher_is_worse(gate.metric) else 1.0
+    sign = 1.0 if higher_is_better else -1.0
     drop = sign * (base - pruned)
     if gate.scale == "absolute":
         return drop
     whole = abs(base) if gate.chance is None else sign * (base - gate.chance)
     return drop / whole if whole > 0 else math.nan
-
-
-def higher_is_worse(metric: str) -> bool:
-    """Whether a higher value of a metric is a worse model; `metric,filter` counts as `metric`."""
-    return metric.split(",")[0] in HIGHER_IS_WORSE
 
 
 def _judge(gate: Gate, base: Evaluation, pruned: Evaluation) -> GateResult:
@@ -128,7 +110,8 @@ def _judge(gate: Gate, base: Evaluation, pruned: Evaluation) -> GateResult:
             remedy="run the same command again; if it stays so, report it",
         )
     values = before.metrics[gate.metric], after.metrics[gate.metric]
-    drop = drop_of(gate, *values)
+    higher_is_better = before.higher_is_better[gate.metric]
+    drop = drop_of(gate, *values, higher_is_better=higher_is_better)
     if gate.drops_at_least is not None:
         bound, passed = gate.drops_at_least, drop >= gate.drops_at_least - ROUNDING
     else:
@@ -136,7 +119,8 @@ def _judge(gate: Gate, base: Evaluation, pruned: Evaluation) -> GateResult:
         bound, passed = gate.drops_at_most, drop <= gate.drops_at_most + ROUNDING
     # A model that answers NaN or infinity is broken, whichever way the comparison goes.
     passed = passed and all(map(math.isfinite, (*values, drop)))
-    return GateResult(gate, *values, drop, bound, passed, _sentence(gate, drop, bound))
+    sentence = _sentence(gate, drop, bound, higher_is_better)
+    return GateResult(gate, *values, drop, bound, passed, sentence)
 
 
 def _result(gate: Gate, evaluation: Evaluation) -> TaskResult:
@@ -156,12 +140,12 @@ def _result(gate: Gate, evaluation: Evaluation) -> TaskResult:
     return result
 
 
-def _sentence(gate: Gate, drop: float, bound: float) -> str:
+def _sentence(gate: Gate, drop: float, bound: float, higher_is_better: bool) -> str:
     limit = "at least" if gate.drops_at_least is not None else "at most"
     what = f"{gate.task} {gate.metric}"
     if not math.isfinite(drop):
         return f"{what} cannot be judged ({limit} {_amount(gate, bound)})"
-    worse, better = ("rose", "fell") if higher_is_worse(gate.metric) else ("dropped", "rose")
+    worse, better = ("dropped", "rose") if higher_is_better else ("rose", "fell")
     if gate.scale == "above_chance":
         worse, better = "lost", "gained"
     of = " of its distance to chance" if gate.scale == "above_chance" else ""

@@ -4,13 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from pipeline.cache import digest_of_file
 from pipeline.errors import InputError, UnlearnError
+
+# The files beside the weights that decide what a model reads and answers.
+MODEL_FILES = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer*",
+    "vocab*",
+    "merges*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+)
+
+
+def default_device() -> str:
+    """A GPU if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def key_of_model(folder: Path, weights_sha256: str, dtype: str, device: str) -> dict[str, Any]:
+    """Everything of a model and of this machine that decides what it answers, as a cache key."""
+    files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
+    return {
+        "weights_sha256": weights_sha256,
+        "model_files": {path.name: digest_of_file(path) for path in files if path.is_file()},
+        "dtype": dtype,
+        "device": torch.device(device).type,
+        "versions": {name: version(name) for name in ("transformers", "torch")},
+    }
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -35,7 +66,7 @@ def load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
         )
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(), tokenizer
+    return model.to(device or default_device()).eval(), tokenizer
 
 
 @contextmanager

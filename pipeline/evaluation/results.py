@@ -11,7 +11,7 @@ from typing import Any
 
 from lm_eval.api.metrics import bits_per_byte, mean
 
-from pipeline.cache import digest_of, read_json, write_json
+from pipeline.cache import digest_of, plain_json, read_json, write_json
 from pipeline.evaluation.next_token import ratio_of_sums
 from pipeline.recipe import Side
 
@@ -28,6 +28,8 @@ class TaskResult:
         side: whether it measures what is forgotten or what is kept.
         metrics: value of each metric; of lm-eval's `metric,filter`, the filter `none` is left out.
         stderr: standard error of each metric, where there is a formula for it.
+        higher_is_better: of each metric, whether a higher value is a better model, as the task
+            itself says.
         n: documents.
         documents: digest of the documents, so that two results can be paired.
         tokens: tokens that the model read.
@@ -38,6 +40,7 @@ class TaskResult:
     side: Side
     metrics: dict[str, float]
     stderr: dict[str, float | None]
+    higher_is_better: dict[str, bool]
     n: int
     documents: str
     tokens: int
@@ -68,7 +71,7 @@ class Evaluation:
 def result_of(name: str, output: dict[str, Any], task: Any, tokens: int, seconds: float) -> Any:
     """Return the JSON-able result of one task from what lm-eval returned."""
     samples = output["samples"][name]
-    metrics, errors = {}, {}
+    metrics, errors, higher = {}, {}, {}
     for key, value in output["results"][name].items():
         metric, comma, selected = key.partition(",")
         if not comma or metric.endswith("_stderr"):
@@ -77,10 +80,12 @@ def result_of(name: str, output: dict[str, Any], task: Any, tokens: int, seconds
         values = [s[metric] for s in samples if s["filter"] == selected and metric in s]
         metrics[shown] = float(value)
         errors[shown] = standard_error(values, task.aggregation().get(metric, mean))
+        higher[shown] = bool(task.higher_is_better().get(metric, True))
     hashes = {sample["doc_id"]: sample["doc_hash"] for sample in samples}
     return {
         "metrics": metrics,
         "stderr": errors,
+        "higher_is_better": higher,
         "n": len(hashes),
         "documents": digest_of([hashes[number] for number in sorted(hashes)]),
         "tokens": tokens,
@@ -96,13 +101,16 @@ def write_result(folder: Path, result: dict[str, Any], samples: Sequence[dict[st
             if sample["filter"] != "none":
                 row["filter"] = sample["filter"]
             row |= {metric: sample[metric] for metric in sample["metrics"]}
-            lines.write(json.dumps(row, default=float) + "\n")
+            lines.write(json.dumps(plain_json(row), default=float) + "\n")
     write_json(folder / RESULT_FILE, result)
 
 
 def read_result(folder: Path, task: str, side: Side) -> TaskResult:
     """Read what `write_result` wrote; the side is the recipe's and not kept with it."""
-    return TaskResult(task=task, side=side, **read_json(folder / RESULT_FILE))
+    content = read_json(folder / RESULT_FILE)
+    metrics = content.pop("metrics").items()  # JSON has no NaN
+    known = {name: math.nan if value is None else value for name, value in metrics}
+    return TaskResult(task=task, side=side, metrics=known, **content)
 
 
 def standard_error(values: Sequence[Any], aggregation: Any) -> float | None:

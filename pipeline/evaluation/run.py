@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache as once
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import lm_eval.evaluator
-import torch
 
-from pipeline.cache import Cache, digest_of_file
+from pipeline.cache import Cache
 from pipeline.errors import InputError
-from pipeline.evaluation.loading import load_tokenizer
+from pipeline.evaluation.loading import default_device, key_of_model, load_tokenizer
 from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.next_token import next_token_config, read_documents
 from pipeline.evaluation.quiet import quiet
@@ -28,19 +29,9 @@ from pipeline.evaluation.tasks import LoadedTask, digest_of_task, load_config, l
 from pipeline.progress import Progress
 from pipeline.recipe import Evaluate, Side, next_token_task
 
-FORMAT = 1  # raise when results of the same key would differ
+FORMAT = 2  # raise when results of the same key would differ
 STAGE = "evaluation"
 SAMPLES_STAGE = "evaluation-samples"
-# The files beside the weights that decide what a model reads and answers.
-MODEL_FILES = (
-    "config.json",
-    "tokenizer*",
-    "vocab*",
-    "merges*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template*",
-)
 
 
 def evaluate(
@@ -74,17 +65,23 @@ def evaluate(
         InputError: an unknown task, unreadable text, or a model that cannot be loaded.
         BrokenError: a task's documents cannot be fetched.
     """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     jobs = [
         *load_tasks(settings, task_folders, seed),
         *_next_token_tasks(model_folder, settings, held_out, seed),
     ]
-    model_key = _model_key(model_folder, weights_sha256, settings, device)
+    model_key = {
+        **key_of_model(model_folder, weights_sha256, settings.dtype, device),
+        "chat_template": settings.chat_template,
+        "lm_eval": version("lm_eval"),
+        "format": FORMAT,
+    }
     keys = {job.name: _key(job, model_key, seed) for job in jobs}
-    missing = [job for job in jobs if cache.find(STAGE, keys[job.name]) is None]
-    if len(missing) < len(jobs):
-        progress.say(f"  {len(jobs) - len(missing)} of {len(jobs)} tasks are already evaluated")
-    if missing:
+    if at_hand := sum(cache.find(STAGE, key) is not None for key in keys.values()):
+        progress.say(f"  {at_hand} of {len(jobs)} tasks are already evaluated")
+
+    @once
+    def model() -> TokenBudgetLM:
         lm = load_lm(
             model_folder,
             dtype=settings.dtype,
@@ -93,10 +90,12 @@ def evaluate(
             device=device,
         )
         _check_chat_template(lm, settings, model_folder)
-        for job in missing:
-            with cache.make(STAGE, keys[job.name]) as folder:
-                _run(job, lm, settings, seed, folder)
-    folders = {job.name: _made(cache, keys[job.name]) for job in jobs}
+        return lm
+
+    folders = {
+        job.name: cache.get(STAGE, keys[job.name], partial(_run, job, model, settings, seed))
+        for job in jobs
+    }
     results = {name: read_result(folders[name], name, sides[name]) for name in folders}
     return Evaluation(results, _gather_samples(cache, keys, folders))
 
@@ -119,21 +118,6 @@ def _next_token_tasks(
     ]
 
 
-def _model_key(
-    model_folder: Path, weights_sha256: str, settings: Evaluate, device: str
-) -> dict[str, Any]:
-    files = sorted({p for pattern in MODEL_FILES for p in model_folder.glob(pattern)})
-    return {
-        "weights_sha256": weights_sha256,
-        "model_files": {path.name: digest_of_file(path) for path in files if path.is_file()},
-        "dtype": settings.dtype,
-        "chat_template": settings.chat_template,
-        "device": torch.device(device).type,
-        "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
-        "format": FORMAT,
-    }
-
-
 def _key(job: LoadedTask, model_key: dict[str, Any], seed: int) -> dict[str, Any]:
     task = {"name": job.name, "digest": digest_of_task(job, seed), "limit": job.limit}
     task |= {"num_fewshot": job.task.get_config("num_fewshot"), "seed": seed}
@@ -149,7 +133,10 @@ def _check_chat_template(lm: TokenBudgetLM, settings: Evaluate, model_folder: Pa
         )
 
 
-def _run(job: LoadedTask, lm: TokenBudgetLM, settings: Evaluate, seed: int, folder: Path) -> None:
+def _run(
+    job: LoadedTask, model: Callable[[], TokenBudgetLM], settings: Evaluate, seed: int, folder: Path
+) -> None:
+    lm = model()
     lm.label, lm.tokens_read, lm.seconds = job.name, 0, 0.0
     job.task.set_fewshot_seed(seed=seed)
     with quiet():
@@ -166,26 +153,11 @@ def _run(job: LoadedTask, lm: TokenBudgetLM, settings: Evaluate, seed: int, fold
     write_result(folder, result, output["samples"][job.name])
 
 
-def _made(cache: Cache, key: dict[str, Any]) -> Path:
-    folder = cache.find(STAGE, key)
-    if folder is None:
-        raise InputError(
-            "a result disappeared from the cache while it was in use",
-            where=str(cache.root),
-            remedy="run the same command again",
-        )
-    return folder
-
-
 def _gather_samples(
     cache: Cache, keys: Mapping[str, dict[str, Any]], folders: Mapping[str, Path]
 ) -> Path:
-    key = {"tasks": dict(keys)}
-    found = cache.find(SAMPLES_STAGE, key)
-    if found is None:
-        with cache.make(SAMPLES_STAGE, key) as gathered:
-            for name, folder in folders.items():
-                shutil.copyfile(folder / SAMPLES_FILE, gathered / f"{name}.jsonl")
-        found = cache.find(SAMPLES_STAGE, key)
-    assert found is not None
-    return found
+    def gather(gathered: Path) -> None:
+        for name, folder in folders.items():
+            shutil.copyfile(folder / SAMPLES_FILE, gathered / f"{name}.jsonl")
+
+    return cache.get(SAMPLES_STAGE, {"tasks": dict(keys)}, gather)

@@ -144,7 +144,7 @@ def _manager(names: Sequence[str], folders: Sequence[Path]) -> TaskManager:
             raise InputError(
                 "this folder of tasks does not exist",
                 where=str(folder),
-                remedy="correct evaluate.task_folders; it is [] where all tasks are lm-eval's own",
+                remedy="correct evaluate.task_folders; paths start at the recipe's folder",
             )
     paths = [str(folder) for folder in folders]
     manager = TaskManager(include_path=paths, include_defaults=False)
@@ -165,6 +165,8 @@ def _check_name(name: str, manager: TaskManager, folders: Sequence[Path]) -> Non
         )
     near = difflib.get_close_matches(name, manager.all_subtasks, n=NEAR_NAMES, cutoff=0.5)
     remedy = f"near names: {', '.join(near)}" if near else "`lm_eval ls tasks` lists lm-eval's own"
+    if not folders:
+        remedy += "; a task of your own is found in the folders of evaluate.task_folders"
     broken = _broken_files(folders)
     if broken:
         remedy += "".join(f"\n  → not readable: {line}" for line in broken)

@@ -61,7 +61,7 @@ def prove(
         load_base: loads the original in float32.
         load_pruned: loads the pruned checkpoint in float32.
         masking: masks and compensates the original.
-        sequences_NS: token ids of held-out text.
+        sequences_NS: token ids of held-out text, or random ones.
 
     Raises:
         BrokenError: the largest difference exceeds the tolerance.

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
-
-from pipeline.evaluation.gates import higher_is_worse
+from typing import Any, NamedTuple, TypeGuard
 
 # What is shown first of a task that has several metrics; the others are in evaluation.json.
 SHOWN = ("top1", "loss", "acc_norm", "acc", "bits_per_byte")
@@ -49,7 +47,9 @@ def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
                     n=before[task]["n"],
                     before=_with_error(values[metric], errors.get(metric)),
                     after=_with_error(pruned[metric], pruned_errors.get(metric)),
-                    change=_change(metric, values[metric], pruned[metric]),
+                    change=_change(
+                        values[metric], pruned[metric], before[task]["higher_is_better"][metric]
+                    ),
                 )
             )
     return rows
@@ -81,15 +81,22 @@ def size_rows(manifest: dict[str, Any]) -> list[SizeRow]:
     ]
 
 
-def _with_error(value: float, error: float | None) -> str:
-    shown = f"{value:.3f}"
-    return shown if error is None or math.isnan(error) else f"{shown} ± {error:.3f}"
+def _with_error(value: float | None, error: float | None) -> str:
+    if not _is_number(value):
+        return "–"
+    return f"{value:.3f} ± {error:.3f}" if _is_number(error) else f"{value:.3f}"
 
 
-def _change(metric: str, before: float, after: float) -> str:
-    if higher_is_worse(metric):
-        return f"{after - before:+.3f}"
-    return f"{after - before:+.3f} ({_relative(before, after)})"
+def _change(before: float | None, after: float | None, higher_is_better: bool) -> str:
+    if not (_is_number(before) and _is_number(after)):
+        return "–"
+    change = f"{after - before:+.3f}"
+    return f"{change} ({_relative(before, after)})" if higher_is_better else change
+
+
+def _is_number(value: float | None) -> TypeGuard[float]:
+    """NaN and infinity are null in a manifest that was read from a file."""
+    return value is not None and math.isfinite(value)
 
 
 def _relative(before: float, after: float) -> str:

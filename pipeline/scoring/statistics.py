@@ -99,7 +99,7 @@ class Statistics:
 class SecondMoments:
     """Σ x xᵀ over tokens of each layer's FFN neurons and attention coordinates, in float32.
 
-    Lists of L tensors of shape [U, U]; the attention list is empty when no heads are cut.
+    Lists of L tensors of shape [U, U]; that of a unit kind which is not cut is empty.
     """
 
     tokens: int
@@ -108,10 +108,10 @@ class SecondMoments:
 
     def save(self, folder: Path) -> None:
         """Write one safetensors file a layer, so that compensation can load one at a time."""
-        for layer, moments in enumerate(self.ffn):
-            tensors = {"tokens": torch.tensor([self.tokens]), "ffn": moments}
-            if self.attention:
-                tensors["attention"] = self.attention[layer]
+        kinds = {"ffn": self.ffn, "attention": self.attention}
+        for layer in range(max(len(self.ffn), len(self.attention))):
+            tensors = {kind: moments[layer] for kind, moments in kinds.items() if moments}
+            tensors["tokens"] = torch.tensor([self.tokens])
             save_file(tensors, folder / _layer_file(layer))
 
 

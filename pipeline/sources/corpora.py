@@ -17,7 +17,7 @@ from pipeline.cache import digest_of
 from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import Corpus, DatasetSource, Recipe, Side
-from pipeline.sources.documents import Counts, read_documents
+from pipeline.sources.documents import Counts, origin_of, read_documents
 from pipeline.sources.overlap import check_overlaps
 
 # Documents are taken until they are sure to hold enough tokens, before a tokenizer is at hand.
@@ -88,6 +88,7 @@ class CorpusDocuments:
             "side": self.side,
             "genre": self.corpus.genre,
             "licence": self.corpus.licence,
+            "origin": origin_of(self.corpus),
             "scored_documents": len(self.scored),
             "scored_characters": sum(len(document.text) for document in self.scored),
             "scored_sha256": self.scored_digest,

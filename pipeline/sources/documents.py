@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.recipe import Corpus, DatasetSource, PackageSource, StandardLibrarySource
-from pipeline.sources.hub_datasets import stream_rows
-from pipeline.sources.packages import locate
+from pipeline.sources.hub_datasets import commit_of, stream_rows
+from pipeline.sources.packages import locate, version_of
 from pipeline.sources.row_text import RowFilter, RowText
 from pipeline.sources.rows import Row, find_files, read_rows
 from pipeline.sources.standard_library import read_definitions
@@ -81,6 +82,24 @@ def read_documents(
             characters += len(document)
             if limit_characters is not None and characters >= limit_characters:
                 return
+
+
+def origin_of(corpus: Corpus) -> dict[str, str]:
+    """Where a corpus comes from, for the manifest: enough to get the same text again.
+
+    Raises:
+        InputError: the package is not installed, or there is no such data set.
+        BrokenError: the Hub cannot be reached.
+    """
+    source = corpus.source
+    if isinstance(source, DatasetSource):
+        return {"dataset": source.hub, "commit": commit_of(source)}
+    if isinstance(source, PackageSource):
+        version = version_of(source.package)
+        return {"package": source.package, "version": version, "file": source.file}
+    if isinstance(source, StandardLibrarySource):
+        return {"python": platform.python_version()}
+    return {"path": source.path}
 
 
 def cut(text: str, limit: int) -> Iterator[str]:

@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from pipeline.cache import is_full
 from pipeline.errors import BrokenError, InputError, UnlearnError
 
 
@@ -46,6 +47,12 @@ def hub_errors(repository: str, revision: str, kind: str = "model") -> Iterator[
 def explain(error: BaseException, repository: str, revision: str, kind: str) -> UnlearnError:
     """The error for the reader that stands for one of the Hub's."""
     where = f"{kind} {repository}"
+    if is_full(error):
+        return BrokenError(
+            f"no space left on the disk for this {kind}",
+            where=where,
+            remedy="free some space, or set HF_HOME to a folder on a larger disk",
+        )
     if isinstance(error, GatedRepoError):
         return InputError(
             f"access to this {kind} must be granted on the Hub first",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from huggingface_hub import HfApi
@@ -14,6 +15,20 @@ from pipeline.sources.rows import Row
 KIND = "data set"
 
 
+def commit_of(source: DatasetSource) -> str:
+    """The commit that the source's revision stands for now; a commit is not looked up.
+
+    Raises:
+        InputError: there is no such data set or revision.
+        BrokenError: the Hub cannot be reached.
+    """
+    if re.fullmatch("[0-9a-f]{40}", source.revision):
+        return source.revision
+    with hub_errors(source.hub, source.revision, KIND):
+        # Asked first because the data sets library would retry for half a minute.
+        return str(HfApi().dataset_info(source.hub, revision=source.revision).sha)
+
+
 def stream_rows(source: DatasetSource) -> Iterator[Row]:
     """Yield the rows of a data set without downloading all of it.
 
@@ -21,9 +36,8 @@ def stream_rows(source: DatasetSource) -> Iterator[Row]:
         InputError: there is no such data set, configuration or split.
         BrokenError: the Hub cannot be reached.
     """
+    commit = commit_of(source)
     with hub_errors(source.hub, source.revision, KIND):
-        # Asked first because the data sets library would retry for half a minute.
-        commit = HfApi().dataset_info(source.hub, revision=source.revision).sha
         import datasets  # takes seconds to import, and most recipes do not need it
 
         try:

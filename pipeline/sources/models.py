@@ -9,7 +9,7 @@ from typing import Any
 import transformers
 
 from pipeline.cache import Cache, digest_of, digest_of_file, read_json, write_json
-from pipeline.errors import BrokenError, InputError
+from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import HubSource, Model, PackageSource, PathSource
 from pipeline.sources import gguf_models
@@ -183,17 +183,12 @@ def _locate(source: PathSource | PackageSource, folder: Path) -> tuple[Path, dic
 
 
 def _converted(path: Path, sha256: str, dtype: str, cache: Cache, progress: Progress) -> Path:
-    key = _conversion_key(sha256, dtype)
-    found = cache.find("base", key)
-    if found is None:
+    def convert(new: Path) -> None:
         progress.say(f"Converting {path.name} to {dtype} safetensors (once; it is cached)")
-        with cache.make("base", key) as new:
-            header = gguf_models.convert(path, dtype, new)
-            write_json(new / GGUF_METADATA, {"file": path.name, "licence": header.licence})
-        found = cache.find("base", key)
-    if found is None:
-        raise BrokenError("the converted model is gone from the cache", where=str(cache.root))
-    return found
+        header = gguf_models.convert(path, dtype, new)
+        write_json(new / GGUF_METADATA, {"file": path.name, "licence": header.licence})
+
+    return cache.get("base", _conversion_key(sha256, dtype), convert)
 
 
 def _conversion_key(sha256: str, dtype: str) -> dict[str, Any]:
@@ -221,10 +216,7 @@ def _digest_of_file(path: Path, cache: Cache) -> str:
     if stat.st_size < REMEMBERED_BYTES:
         return digest_of_file(path)
     key = {"path": str(path.resolve()), "size": stat.st_size, "time": stat.st_mtime_ns}
-    found = cache.find("file-sha256", key)
-    if found is not None:
-        return str(read_json(found / "sha256.json"))
-    digest = digest_of_file(path)
-    with cache.make("file-sha256", key) as folder:
-        write_json(folder / "sha256.json", digest)
-    return digest
+    folder = cache.get(
+        "file-sha256", key, lambda new: write_json(new / "sha256.json", digest_of_file(path))
+    )
+    return str(read_json(folder / "sha256.json"))

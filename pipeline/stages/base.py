@@ -16,6 +16,7 @@ from pipeline.architectures.registry import (
     Dimensions,
     check_shapes,
     check_tensors,
+    cut_tensors,
     describe,
     dimensions,
 )
@@ -53,7 +54,7 @@ def open_base(model: ResolvedModel) -> Base:
 
     Raises:
         InputError: its architecture is not described, its config and weights do not belong
-            together, or a tensor that is to be cut is missing.
+            together, or a tensor that is to be cut is missing or quantised.
     """
     # Before transformers reads it: a family that it does not know either is the reader's error.
     architecture = describe(read_config(model.path, model.name)["model_type"], where=model.name)
@@ -64,6 +65,8 @@ def open_base(model: ResolvedModel) -> Base:
     check_tensors(architecture, sizes.layers, tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     check_shapes(architecture, sizes, shapes, model.name)
+    for name in cut_tensors(architecture, sizes.layers, tensors):
+        _ = tensors[name].torch_dtype  # refuses what cannot be cut, before hours of scoring
     return Base(model, config, architecture, sizes, tensors)
 
 

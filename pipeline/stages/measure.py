@@ -64,8 +64,9 @@ class Measurer:
         """Unit kinds whose retain second moments this recipe needs."""
         if not self.recipe.compensate.enabled:
             return frozenset()
-        with_heads = self.recipe.select.attention.fraction > 0
-        return frozenset({"ffn", "attention"} if with_heads else {"ffn"})
+        select = self.recipe.select
+        fractions = {"ffn": select.ffn.fraction, "attention": select.attention.fraction}
+        return frozenset(kind for kind, fraction in fractions.items() if fraction)
 
     def measure(
         self, state: dict[str, Any] | None = None, masking: Masking | None = None
@@ -90,15 +91,9 @@ class Measurer:
 
     def _measured(self, side: str, state: dict[str, Any] | None, masking: Masking | None) -> Path:
         key = self._key(side, state)
-        folder = self.cache.find("scoring", key)
-        if folder is not None:
+        if self.cache.find("scoring", key):
             self.progress.say(f"  {side} text: scored before, found in the cache")
-            return folder
-        with self.cache.make("scoring", key) as new:
-            self._run(side, new, masking)
-        folder = self.cache.find("scoring", key)
-        assert folder is not None
-        return folder
+        return self.cache.get("scoring", key, lambda new: self._run(side, new, masking))
 
     def _key(self, side: str, state: dict[str, Any] | None) -> dict[str, Any]:
         scoring = self.recipe.scoring

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,15 +13,16 @@ from torch import Tensor
 from pipeline.cache import Cache, digest_of, read_json, write_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Corpus, DatasetSource, PackageSource, PathSource
+from pipeline.recipe import Corpus, PackageSource, PathSource
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.corpora import load_corpora
+from pipeline.sources.documents import origin_of
 from pipeline.sources.packages import locate
 from pipeline.sources.packing import pack_side, write_jsonl
 from pipeline.sources.rows import find_files
 from pipeline.stages.base import Base
 
-FORMAT = 1
+FORMAT = 2
 PROOF_SEQUENCES = 4
 PROOF_TOKENS = 256
 
@@ -47,14 +47,9 @@ class Texts:
 def prepare(base: Base, loaded: LoadedRecipe, cache: Cache, progress: Progress) -> Texts:
     """Read, split, check and tokenise every corpus of a recipe."""
     key = _key(base, loaded)
-    folder = cache.find("texts", key)
-    if folder is None:
-        with cache.make("texts", key) as new:
-            _write(new, base, loaded, progress)
-        folder = cache.find("texts", key)
-        assert folder is not None
-    else:
+    if cache.find("texts", key):
         progress.say("  texts: found in the cache")
+    folder = cache.get("texts", key, lambda new: _write(new, base, loaded, progress))
     tensors = load_file(folder / "tokens.safetensors")
     _check_vocabulary(base, tensors)
     return Texts(
@@ -141,13 +136,12 @@ def _tokenizer_files(folder: Path) -> list[Path]:
 def _fingerprint(corpus: Corpus, folder: Path) -> Any:
     """What changes when a source changes, without reading it."""
     source = corpus.source
-    if isinstance(source, DatasetSource):
-        return source.revision
+    files = []
     if isinstance(source, PackageSource):
-        return _stamps(locate(source.package, source.file))
+        files = locate(source.package, source.file)
     if isinstance(source, PathSource):
-        return _stamps(find_files(source.path, folder))
-    return platform.python_version()
+        files = find_files(source.path, folder)
+    return [origin_of(corpus), _stamps(files)]
 
 
 def _stamps(files: list[Path]) -> list[tuple[str, int, int]]:

@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from pipeline.cache import read_json, write_json
+from pipeline.errors import InputError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -49,7 +50,18 @@ class StoredTensor:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The stored type as torch calls it; only types that can be cut are known."""
+        """The stored type as torch calls it.
+
+        Raises:
+            InputError: it is a quantised type, of which single rows and columns mean nothing.
+        """
+        if self.dtype not in TORCH_DTYPES:
+            raise InputError(
+                f"{self.name} is stored as {self.dtype}, which cannot be cut",
+                where=str(self.file),
+                remedy="give the model in bfloat16, float16 or float32: load it with "
+                "transformers, dequantise it, and save_pretrained() it to a folder",
+            )
         return TORCH_DTYPES[self.dtype]
 
     def read(self) -> Tensor:

@@ -19,7 +19,14 @@ NAN = math.nan
 
 
 def task(side: str, metrics: dict[str, float], stderr: dict[str, float | None]) -> dict[str, Any]:
-    return {"side": side, "metrics": metrics, "stderr": stderr, "n": 7}
+    higher = {metric: metric != "loss" for metric in metrics}
+    return {
+        "side": side,
+        "metrics": metrics,
+        "stderr": stderr,
+        "higher_is_better": higher,
+        "n": 7,
+    }
 
 
 def evaluation() -> dict[str, Any]:
@@ -70,6 +77,13 @@ def test_forget_comes_first_and_errors_are_shown_where_there_are_any() -> None:
     assert top1.change == "-0.250 (-50.0 %)"
     assert (loss.before, loss.change) == ("2.000", "+1.500")
     assert (accuracy.before, accuracy.change) == ("0.000", "+0.100 (–)")  # no share of nothing
+
+
+def test_what_is_not_a_number_is_a_dash() -> None:
+    unknown = evaluation()
+    unknown["pruned"]["tasks"]["zebra"]["metrics"]["loss"] = None  # as NaN is written in JSON
+    loss = metric_rows(unknown)[1]
+    assert (loss.before, loss.after, loss.change) == ("2.000", "–", "–")
 
 
 def test_sizes_are_against_the_base() -> None:

@@ -122,6 +122,20 @@ def test_second_moments_are_those_of_a_naive_computation(
             assert torch.equal(found[kind], found[kind].T)
 
 
+def test_second_moments_are_kept_of_the_kinds_that_are_cut(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("llama")
+    model = load(base.model.path, torch.float32)
+    ids = some_ids(base, (2, LENGTH))
+    for kind in KINDS:
+        folder = tmp_path / kind
+        folder.mkdir()
+        measured(base, model, ids, moments=frozenset({kind})).second_moments().save(folder)
+        for layer in range(base.dimensions.layers):
+            assert set(load_second_moments(folder, layer)) == {kind}
+
+
 def test_halves_add_up_to_the_whole(tiny_base: TinyBase, tmp_path: Path) -> None:
     base = tiny_base("llama")
     model = load(base.model.path, torch.float32)

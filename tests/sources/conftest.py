@@ -12,8 +12,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from pipeline.cache import Cache
-from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -73,16 +71,6 @@ def model_folder(
     LlamaForCausalLM(tiny_config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(tmp_path / "cache")
-
-
-@pytest.fixture
-def quiet() -> Progress:
-    return Progress("quiet")
 
 
 MakeRecipe = Callable[..., Recipe]

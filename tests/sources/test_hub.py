@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +15,7 @@ from pipeline.cache import Cache
 from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
 from pipeline.recipe import Corpus, Model
-from pipeline.sources.documents import read_documents
+from pipeline.sources.documents import origin_of, read_documents
 from pipeline.sources.models import describe_model, resolve_model
 
 from .loopback_hub import COMMIT, LoopbackHub
@@ -143,6 +145,25 @@ def test_no_network(tmp_path: Path, cache: Cache, quiet: Progress) -> None:
         assert "HF_TOKEN" in error.value.remedy and "path" in error.value.remedy
 
 
+def test_a_full_disk_is_not_a_broken_network(
+    hub: LoopbackHub,
+    tmp_path: Path,
+    cache: Cache,
+    quiet: Progress,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    hub.folders["models/org/tiny"] = tmp_path
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
+    with pytest.raises(BrokenError, match="no space left") as error:
+        resolve_model(model(), tmp_path, cache, quiet)
+    assert "HF_HOME" in error.value.remedy
+
+
 def corpus(**source: Any) -> Corpus:
     return Corpus.model_validate(
         {"name": "c", "source": {"hub": "org/texts", **source}, "genre": "g", "licence": "l"}
@@ -168,6 +189,16 @@ def texts(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_data_set_is_streamed(tmp_path: Path) -> None:
     documents = list(read_documents(corpus(split="test"), tmp_path, limit_characters=13))
     assert documents == ["test 0", "test 1", "test 2"]
+
+
+@pytest.mark.usefixtures("texts")
+def test_the_manifest_names_the_commit_of_a_data_set() -> None:
+    assert origin_of(corpus()) == {"dataset": "org/texts", "commit": COMMIT}
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_commit_needs_no_question() -> None:
+    assert origin_of(corpus(revision="a" * 40))["commit"] == "a" * 40
 
 
 @pytest.mark.usefixtures("texts")
