@@ -9,6 +9,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 OUT    ?= out
 RECIPE ?= no-code
+CHECKPOINT ?= $(OUT)/$(RECIPE)
 SET    ?=
 ARGS   ?=
 
@@ -16,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup unlearn test lint format bench schema lock clean distclean
+.PHONY: help setup unlearn verify test lint format bench schema lock clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +26,9 @@ setup: $(STAMP) ## Make .venv, or refresh it when the lock has changed.
 
 unlearn: $(STAMP) ## Run a recipe: RECIPE=no-code [SET="select.ffn.fraction=0.2 seed=1"] [ARGS=--quiet] [OUT=out].
 	@$(BIN)/unlearn run $(RECIPE) --out $(OUT) $(foreach override,$(SET),--set '$(override)') $(ARGS)
+
+verify: $(STAMP) ## Check a release against its base: CHECKPOINT=out/no-code [ARGS="--base org/model@commit"].
+	@$(BIN)/unlearn verify $(CHECKPOINT) $(ARGS)
 
 test: $(STAMP) ## Run the tests: [ARGS="-k recipe"].
 	@$(BIN)/python -m pytest $(ARGS)
@@ -39,7 +43,7 @@ format: $(STAMP) ## Format the code, and fix what can be fixed.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP) ## Measure scoring against a forward pass, and surgery against copying.
+bench: $(STAMP) ## Measure scoring, surgery and verification, as ratios: [ARGS="--rounds 3"].
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 schema: $(STAMP) ## Write recipes/recipe.schema.json from the schema in pipeline/recipe.py.

@@ -1,8 +1,9 @@
-"""`make bench`: what scoring and surgery cost on the default recipe's model.
+"""`make bench`: what scoring, surgery and verification cost on the default recipe's model.
 
 Scoring is measured against a bare forward pass of the same decoder over the same tokens (without
 the language-model head, which scoring does not run: the stricter of two comparisons; the other is
-shown), and surgery with writing against copying the base's weights file. Contestants take turns, so
+shown), surgery with writing against copying the base's weights file, and verification against
+reading the files of base and release. Contestants take turns, so
 that a machine that slows down slows all of them. The fastest turns are compared, as `timeit` does:
 what else runs on a machine only ever adds time.
 """
@@ -10,11 +11,13 @@ what else runs on a machine only ever adds time.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -22,7 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.architectures.registry import output_modules
-from pipeline.cache import Cache
+from pipeline.cache import HASH_CHUNK_BYTES, Cache, write_json
+from pipeline.export.checkpoint import copy_companions, pruned_config
+from pipeline.export.manifest import write_manifest
+from pipeline.export.maps import write_maps
 from pipeline.progress import Progress
 from pipeline.recipe_file import load_recipe
 from pipeline.scoring.collection import CapturePoints, Collector, collect
@@ -32,6 +38,7 @@ from pipeline.stages.base import Base, load_model, open_base
 from pipeline.surgery.compensation import CompensationMap
 from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import cut_checkpoint
+from pipeline.verify import verify
 
 SEQUENCE = 512
 BATCH_TOKENS = 4096
@@ -53,12 +60,21 @@ def main() -> None:
         ("bare forward pass", _scoring(base, options.tokens)),
         ("copying the file", _surgery(base)),
     ):
-        seconds = _take_turns(contestants, options.rounds)
-        reference = next(iter(seconds.values()))
-        for name, value in seconds.items():
-            table.add_row(name, f"{value:.2f}", f"{value / reference:.2f}", against)
-        table.add_section()
+        _measure(table, against, contestants, options.rounds)
+    with _scratch() as folder:
+        _release(base, folder)
+        _measure(table, "reading both checkpoints", _verification(base, folder), options.rounds)
     Console().print(table)
+
+
+def _measure(
+    table: Table, against: str, contestants: dict[str, Callable[[], object]], rounds: int
+) -> None:
+    seconds = _take_turns(contestants, rounds)
+    reference = next(iter(seconds.values()))
+    for name, value in seconds.items():
+        table.add_row(name, f"{value:.2f}", f"{value / reference:.2f}", against)
+    table.add_section()
 
 
 def _scoring(base: Base, tokens: int) -> dict[str, Callable[[], object]]:
@@ -92,28 +108,13 @@ def _scoring(base: Base, tokens: int) -> dict[str, Callable[[], object]]:
 
 
 def _surgery(base: Base) -> dict[str, Callable[[], object]]:
-    sizes = base.dimensions
-    keep = sizes.ffn * 15 // 16
-    layer = LayerPlan(tuple(range(keep)), tuple(range(sizes.heads)), tuple(range(sizes.kv_heads)))
-    plan = Plan(sizes.ffn, sizes.heads, sizes.kv_heads, (layer,) * sizes.layers)
-    maps = {
-        base.architecture.module(
-            number, f"{base.architecture.feed_forward.output}.weight"
-        ): CompensationMap(
-            layer.ffn,
-            plan.removed_ffn(number),
-            torch.full((sizes.ffn - keep, keep), 1e-3),
-            torch.bfloat16,
-        )
-        for number in range(sizes.layers)
-    }
-    cuts = tensor_cuts(base.architecture, plan, sizes.head_dim)
+    plan, maps = _cut_of_a_sixteenth(base)
+    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
 
     def in_new_folder(write: Callable[[Path], object]) -> None:
-        # On the base's disk, so that both read and write the same one.
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=Cache().root) as folder:
-            write(Path(folder))
-            for file in Path(folder).iterdir():
+        with _scratch() as folder:
+            write(folder)
+            for file in folder.iterdir():
                 with file.open("rb") as stream:
                     os.fsync(stream.fileno())
 
@@ -132,6 +133,75 @@ def _surgery(base: Base) -> dict[str, Callable[[], object]]:
             lambda folder: cut(folder, True)
         ),
     }
+
+
+def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
+    def read() -> None:
+        for folder in (base.model.path, release):
+            for file in folder.glob("*.safetensors"):
+                with file.open("rb", buffering=0) as stream:
+                    while stream.read(HASH_CHUNK_BYTES):
+                        pass
+
+    def check() -> None:
+        found = verify(
+            str(release), str(base.model.path), cache=Cache(), progress=Progress("quiet")
+        )
+        assert not found.findings, found.findings
+
+    return {"reading": read, "verify": check}
+
+
+def _release(base: Base, folder: Path) -> None:
+    """Write a release as far as `verify` reads it."""
+    plan, maps = _cut_of_a_sixteenth(base)
+    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    report = cut_checkpoint(base.model.path, folder, cuts, maps, lambda _: None)
+    config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
+    write_json(folder / "config.json", config)
+    copy_companions(base.model.path, folder)
+    write_maps(folder, maps)
+    before, after = zip(report.parameters, report.bytes, strict=True)
+    manifest = {
+        "name": "bench",
+        "base": dict(zip(("parameters", "bytes"), before, strict=True)),
+        "pruned": dict(zip(("parameters", "bytes"), after, strict=True)),
+        "units": {
+            kind: dict(zip(("kept", "total"), n, strict=True)) for kind, n in plan.counts().items()
+        },
+        "tensors": {
+            "sliced": report.sliced,
+            "compensated": report.compensated,
+            "untouched": report.untouched,
+        },
+        "plan": json.loads(plan.to_json()),
+    }
+    write_manifest(folder, manifest)
+
+
+def _cut_of_a_sixteenth(base: Base) -> tuple[Plan, dict[str, CompensationMap]]:
+    sizes = base.dimensions
+    keep = sizes.ffn * 15 // 16
+    layer = LayerPlan(tuple(range(keep)), tuple(range(sizes.heads)), tuple(range(sizes.kv_heads)))
+    plan = Plan(sizes.ffn, sizes.heads, sizes.kv_heads, (layer,) * sizes.layers)
+    output = f"{base.architecture.feed_forward.output}.weight"
+    maps = {
+        base.architecture.module(number, output): CompensationMap(
+            layer.ffn,
+            plan.removed_ffn(number),
+            torch.full((sizes.ffn - keep, keep), 1e-3),
+            torch.bfloat16,
+        )
+        for number in range(sizes.layers)
+    }
+    return plan, maps
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A folder on the base's disk, so that all contestants read and write the same one."""
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=Cache().root) as folder:
+        yield Path(folder)
 
 
 def _take_turns(contestants: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:

@@ -17,9 +17,11 @@ import typer
 from pipeline import __version__
 from pipeline.errors import (
     EXIT_BROKEN,
+    EXIT_DIFFERENT,
     EXIT_GATES_FAILED,
     EXIT_INTERRUPTED,
     EXIT_PASS,
+    EXIT_UNVERIFIED,
     EXIT_USAGE,
     InputError,
     UnlearnError,
@@ -27,6 +29,11 @@ from pipeline.errors import (
 from pipeline.progress import Progress, Style
 
 SIGNALS_ARE_ONE_SECONDS = 5.0
+VERIFICATION_CODES = {
+    "VERIFIED": EXIT_PASS,
+    "DIFFERENT": EXIT_DIFFERENT,
+    "UNVERIFIED COMPENSATION": EXIT_UNVERIFIED,
+}
 
 app = typer.Typer(
     name="unlearn",
@@ -36,6 +43,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+CheckpointArgument = Annotated[
+    str, typer.Argument(help="A released folder, or organisation/name@revision of the Hub.")
+]
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
@@ -98,6 +108,53 @@ def check(
     else:
         show_forecast(result)
     return EXIT_PASS
+
+
+@app.command()
+def verify(
+    checkpoint: CheckpointArgument,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            help="The base: folder, organisation/name@revision, .gguf file or package:name/file. "
+            "Default: the recipe's model."
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
+    ] = None,
+    set_: SetOption = None,
+    recompute: Annotated[
+        bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
+    ] = False,
+    manifest_sha256: Annotated[
+        str | None, typer.Option(help="SHA-256 that the manifest must have.")
+    ] = None,
+    cache_dir: CacheOption = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Check that a release is exactly its base minus the units of its manifest, nothing else."""
+    from pipeline.cache import Cache
+    from pipeline.release.show import show_verification
+    from pipeline.verify import verify as verify_release
+
+    found = verify_release(
+        checkpoint,
+        base,
+        recipe,
+        set_ or (),
+        recompute=recompute,
+        manifest_sha256=manifest_sha256,
+        cache=Cache(cache_dir),
+        progress=Progress(_style(json_, quiet)),
+    )
+    if json_:
+        print(json.dumps({"event": "result", **found.as_dict()}))
+    else:
+        show_verification(found.as_dict())
+    return VERIFICATION_CODES[found.decision]
 
 
 @app.command()

@@ -3,10 +3,11 @@
 Exit codes are part of the interface (see README.md):
 
 ====  =====================================================
-0     the run finished and every gate passed
-1     the run finished and a gate failed
+0     the run finished and every gate passed; the release is verified
+1     the run finished and a gate failed; the release is not what it says
 2     the recipe, its inputs or the command line are wrong
 3     something broke that the recipe is not to blame for
+5     the release's compensation cannot be checked
 130   interrupted; the same command continues
 ====  =====================================================
 """
@@ -15,8 +16,10 @@ from __future__ import annotations
 
 EXIT_PASS = 0
 EXIT_GATES_FAILED = 1
+EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 3
+EXIT_UNVERIFIED = 5
 EXIT_INTERRUPTED = 130
 
 

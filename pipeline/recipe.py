@@ -260,6 +260,11 @@ class Compensate(Section):
         description="Ridge term of each unit, as a share of its own second moment, so that units "
         "with massive activations do not set it for the others.",
     )
+    publish_maps: bool = Field(
+        True,
+        description="Put the compensation maps beside the checkpoint, so that anyone can check the "
+        "compensated weights with `unlearn verify`; the model does not need them.",
+    )
 
 
 # ── how the result is judged ─────────────────────────────────────────────────────────────────────

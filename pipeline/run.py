@@ -14,8 +14,9 @@ from pipeline.evaluation.gates import judge
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
 from pipeline.evaluation.speed import forward_rates
-from pipeline.export.checkpoint import copy_companions, write_config
+from pipeline.export.checkpoint import copy_companions, pruned_config
 from pipeline.export.manifest import environment, write_manifest
+from pipeline.export.maps import write_maps
 from pipeline.export.proof import Proof, prove
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
@@ -30,7 +31,7 @@ from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 
-FORMAT = 1
+FORMAT = 2  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,11 @@ class Run:
         total = sum(tensor.size for tensor in base.tensors.values())
         with self.progress.bar("writing", total, "bytes") as advance:
             report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
-        write_config(base.model.path, folder, base.architecture, base.dimensions, choice.plan)
+        config = pruned_config(base.model.path, base.architecture, base.dimensions, choice.plan)
+        write_json(folder / "config.json", config)
         copy_companions(base.model.path, folder)
+        if self.recipe.compensate.publish_maps:
+            write_maps(folder, choice.maps)
         before, after = report.parameters
         self.progress.say(
             f"  {len(report.sliced) + len(report.compensated)} tensors sliced, "

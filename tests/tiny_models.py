@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.architectures.registry import Dimensions
-from pipeline.cache import digest_of_file
-from pipeline.export.checkpoint import copy_companions, write_config
+from pipeline.cache import digest_of_file, write_json
+from pipeline.export.checkpoint import copy_companions, pruned_config
 from pipeline.selection.plan import LayerPlan, Plan
 from pipeline.sources.models import ResolvedModel
 from pipeline.stages.base import Base, open_base
@@ -101,7 +101,8 @@ def cut(
     target.mkdir(parents=True, exist_ok=True)
     cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
     report = cut_checkpoint(base.model.path, target, cuts, maps or {}, lambda _: None, **settings)
-    write_config(base.model.path, target, base.architecture, base.dimensions, plan)
+    config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
+    write_json(target / "config.json", config)
     copy_companions(base.model.path, target)
     return report
 

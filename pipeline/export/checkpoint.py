@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.architectures.description import Architecture
 from pipeline.architectures.registry import Dimensions
-from pipeline.cache import read_json, write_json
+from pipeline.cache import read_json
 from pipeline.selection.plan import Plan
 
 COMPANION_PATTERNS = (
@@ -27,14 +27,13 @@ COMPANION_PATTERNS = (
 )
 
 
-def write_config(
-    base: Path, target: Path, architecture: Architecture, sizes: Dimensions, plan: Plan
-) -> None:
-    """Write the base's `config.json` with the new sizes, and nothing else changed.
+def pruned_config(
+    base: Path, architecture: Architecture, sizes: Dimensions, plan: Plan
+) -> dict[str, Any]:
+    """Return the base's `config.json` with the new sizes, and nothing else changed.
 
     Args:
         base: checkpoint folder of the base model.
-        target: folder of the pruned model.
         architecture: its description.
         sizes: sizes of the base.
         plan: a uniform plan.
@@ -50,21 +49,20 @@ def write_config(
         config[attention.heads] = heads
         config[attention.key_value_heads] = _same({len(layer.kv_heads) for layer in plan.layers})
         config[attention.head_dim] = sizes.head_dim
-    write_json(target / "config.json", config)
+    return config
 
 
-def copy_companions(base: Path, target: Path) -> list[str]:
-    """Copy generation config, tokenizer, chat template and licence files; return their names."""
-    copied = []
-    for pattern in COMPANION_PATTERNS:
-        for path in sorted(base.glob(pattern)):
-            if not path.is_file():
-                continue
-            name = path.relative_to(base)
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target / name)
-            copied.append(str(name))
-    return sorted(set(copied))
+def companions(folder: Path) -> list[str]:
+    """Names of a checkpoint's generation config, tokenizer, chat template and licence files."""
+    found = {path for pattern in COMPANION_PATTERNS for path in folder.glob(pattern)}
+    return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
+
+
+def copy_companions(base: Path, target: Path) -> None:
+    """Copy the base's companions, byte for byte."""
+    for name in companions(base):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(base / name, target / name)
 
 
 def _same(values: set[int]) -> int:

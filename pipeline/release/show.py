@@ -11,7 +11,12 @@ from rich.table import Table
 
 from pipeline.release.results import metric_rows, size_rows
 
-COLOURS = {"PASS": "green", "FAIL": "red", "UNJUDGED": "yellow"}
+COLOURS = {"PASS": "green", "FAIL": "red", "UNJUDGED": "yellow"} | {
+    "VERIFIED": "green",
+    "DIFFERENT": "red",
+    "UNVERIFIED COMPENSATION": "yellow",
+}
+FINDINGS_SHOWN = 20
 PIPE_WIDTH = 120  # rich assumes 80 columns where there is no terminal, and would wrap
 
 
@@ -49,6 +54,31 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
     console.print(
         f"Where:   {escape(str(folder))}  (README.md, evaluation.json, pruning_manifest.json)"
     )
+
+
+def show_verification(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what a verification compared, what it found, and its verdict."""
+    console = console or _console()
+    tensors, verdict = found["tensors"], found["verdict"]
+    console.print(f"Release:  {escape(found['checkpoint'])}")
+    console.print(f"Base:     {escape(found['base'])}")
+    console.print(
+        f"Tensors:  {tensors['untouched']} untouched and {tensors['sliced']} sliced, equal to the "
+        f"byte; {tensors['compensated']} compensated as stated"
+    )
+    if tensors["compensated"]:
+        console.print(
+            f"          compensation changed no projection by more than "
+            f"{tensors['largest_change']:.1%} of its norm"
+        )
+    for note in found["notes"]:
+        console.print(f"Note:     {escape(note)}")
+    for finding in found["findings"][:FINDINGS_SHOWN]:
+        console.print(f"  [red]differs[/]  {escape(finding['where'])}: {escape(finding['what'])}")
+    if (more := len(found["findings"]) - FINDINGS_SHOWN) > 0:
+        console.print(f"  and {more:,} more; --json has them all")
+    console.print(f"Manifest: sha256 {found['manifest_sha256']}")
+    console.print(f"Verdict:  [bold {COLOURS[verdict]}]{verdict}[/]: {escape(found['sentence'])}")
 
 
 def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> None:

@@ -17,7 +17,16 @@ from pipeline.recipe import HubSource
 from pipeline.sources.hub import hub_errors
 from pipeline.sources.model_folder import INDEX
 
-FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
+FILES = (
+    "*.safetensors",
+    "*.json",
+    "*.model",
+    "*.jinja",
+    "*.txt",
+    "*.tiktoken",
+    "LICENSE*",
+    "NOTICE*",
+)
 # Other formats and original copies of the same weights.
 NOT_FILES = ("*/*", "consolidated*.safetensors")
 
@@ -37,8 +46,15 @@ class HubModel:
     config: dict[str, Any]
 
 
-def download(source: HubSource, progress: Progress) -> tuple[Path, dict[str, str]]:
+def download(
+    source: HubSource, progress: Progress, *, whole: bool = False
+) -> tuple[Path, dict[str, str]]:
     """Download a model, and say for the manifest where it came from.
+
+    Args:
+        source: repository and revision.
+        progress: told about the download.
+        whole: every file of the repository, and not only those that a model needs.
 
     Raises:
         InputError: no such repository or revision, or access is not granted.
@@ -55,8 +71,8 @@ def download(source: HubSource, progress: Progress) -> tuple[Path, dict[str, str
                 snapshot_download(
                     source.hub,
                     revision=commit or source.revision,
-                    allow_patterns=list(FILES),
-                    ignore_patterns=list(NOT_FILES),
+                    allow_patterns=None if whole else list(FILES),
+                    ignore_patterns=None if whole else list(NOT_FILES),
                     local_files_only=commit is None,
                 )
             )

@@ -29,8 +29,7 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
     for name in SETTINGS:
         if (folder / name).is_file():
             _read_object(folder / name)
-    for file in safetensors_files(folder, where):
-        _check_safetensors(file)
+    check_weights(folder, where)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise InputError(
             "the model has no tokenizer",
@@ -38,6 +37,16 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
             remedy="save it into the same folder with tokenizer.save_pretrained()",
         )
     return config
+
+
+def check_weights(folder: Path, where: str) -> None:
+    """Check that a folder's weights are there and whole.
+
+    Raises:
+        InputError: a file is missing, damaged or cut short.
+    """
+    for file in safetensors_files(folder, where):
+        _check_safetensors(file)
 
 
 def read_config(folder: Path, where: str) -> dict[str, Any]:

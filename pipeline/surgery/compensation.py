@@ -13,7 +13,7 @@ far too large for all others, and their compensation vanishes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -43,10 +43,35 @@ class CompensationMap:
         The product is taken in float64, so that the order of summation cannot change the rounding.
         A weight that is held in a wider type, as in the proof, gets the same rounded values.
         """
+        return self._exact(weight_HU).to(self.dtype).to(weight_HU.dtype)
+
+    def unexplained(self, weight_HU: Tensor, stored_HS: Tensor) -> int:
+        """Entries of a stored projection that are not what `kept_columns` gives.
+
+        On another processor the product may be summed in another order. An entry is accepted if it
+        is the rounding of a value within the error bound of a float64 product, u·(P + 2)·Σ|terms|
+        with u = 2⁻⁵³ (Higham, Accuracy and Stability of Numerical Algorithms, 3.5); that can decide
+        how a value between two released ones is rounded, and nothing more.
+
+        Args:
+            weight_HU: the base's projection, as stored.
+            stored_HS: the released one, in the released type.
+        """
+        exact_HS = self._exact(weight_HU)
+        wrong_HS = exact_HS.to(self.dtype) != stored_HS  # NaN is unequal to everything
+        if not wrong_HS.any():
+            return 0
+        terms_HS = replace(self, map_PS=self.map_PS.abs())._exact(weight_HU.abs())
+        error_HS = terms_HS * (len(self.removed) + 2) * 2.0**-53
+        for bound_HS in (exact_HS - error_HS, exact_HS + error_HS):
+            wrong_HS &= bound_HS.to(self.dtype) != stored_HS
+        return int(wrong_HS.sum())
+
+    def _exact(self, weight_HU: Tensor) -> Tensor:
         kept_HS = weight_HU[:, list(self.kept)].double()
         removed_HP = weight_HU[:, list(self.removed)].double()
         map_PS = self.map_PS.to(device=weight_HU.device, dtype=torch.float64)
-        return (kept_HS + removed_HP @ map_PS).to(self.dtype).to(weight_HU.dtype)
+        return kept_HS + removed_HP @ map_PS
 
 
 def compensation_map(

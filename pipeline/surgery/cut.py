@@ -85,9 +85,14 @@ def cut_checkpoint(
         sliced=sorted(set(cuts) & set(by_name) - set(maps)),
         compensated=sorted(maps),
         untouched=len(set(by_name) - set(cuts)),
-        parameters=(_parameters(before), _parameters(after)),
+        parameters=(parameters_of(before), parameters_of(after)),
         bytes=(sum(t.size for t in before), sum(t.size for t in after)),
     )
+
+
+def parameters_of(tensors: list[StoredTensor]) -> int:
+    """Parameters of a checkpoint, as stored: tied weights count once."""
+    return sum(torch.Size(tensor.shape).numel() for tensor in tensors)
 
 
 def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTensor:
@@ -107,10 +112,6 @@ def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTenso
             where=str(tensor.file),
         )
     return tensor.resized(cut.axis, len(cut.keep))
-
-
-def _parameters(tensors: list[StoredTensor]) -> int:
-    return sum(torch.Size(tensor.shape).numel() for tensor in tensors)
 
 
 def _check_room(target: Path, needed: int) -> None:

@@ -1,0 +1,100 @@
+"""Files of a release: those that its manifest lists, and those that the base determines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.cache import digest_of_file
+from pipeline.export.checkpoint import companions
+from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.maps import NAME as MAPS
+from pipeline.release.checks.findings import Finding
+
+SIGNATURE = "model.sig"
+OUTSIDE = (MANIFEST, SIGNATURE, ".gitattributes")  # the only files that are not in the hashes
+# What `hf download --local-dir` writes beside a download, and nothing loads.
+DOWNLOAD = ".cache/huggingface"
+CLAIMS = ("README.md", "evaluation.json", "samples")  # results: `validate` checks those
+# Not a setting: the library that wrote the file signs it.
+SIGNED_BY_LIBRARY = ("transformers_version",)
+
+
+def check_hashes(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
+    """Compare every file of a folder with the manifest's list of files."""
+    found = []
+    listed: dict[str, Any] = manifest["files"]
+    present = set(released_files(folder))
+    for name, entry in sorted(listed.items()):
+        if _escapes(name):
+            found.append(Finding(MANIFEST, f"lists {name!r}, which is outside the folder"))
+        elif name not in present or not (folder / name).is_file():
+            found.append(Finding(name, "the manifest lists this file, and it is missing"))
+        elif not isinstance(entry, dict) or digest_of_file(folder / name) != entry.get("sha256"):
+            found.append(Finding(name, "its SHA-256 is not the manifest's"))
+    found += [
+        Finding(name, "the manifest does not list this file")
+        for name in sorted(present - listed.keys())
+    ]
+    return found
+
+
+def released_files(folder: Path) -> Iterator[str]:
+    """Names of a release's files, without the few that no hash can cover."""
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() and not path.is_symlink():
+            continue
+        if name not in OUTSIDE and not name.startswith(f"{DOWNLOAD}/"):
+            yield name
+
+
+def check_contents(
+    folder: Path, base: Path, config: dict[str, Any], weights: frozenset[str]
+) -> list[Finding]:
+    """Compare all that a loader reads beside the weights with what the base gives.
+
+    Args:
+        folder: the release.
+        base: the base model's folder.
+        config: the `config.json` that the base and the plan give.
+        weights: names of the files that hold the weights, their index included.
+    """
+    found = _check_config(folder / "config.json", config)
+    expected = set(companions(base))
+    for name in sorted(expected):
+        path = folder / name
+        if not path.is_file():
+            found.append(Finding(name, "the base has this file, and the release does not"))
+        elif path.read_bytes() != (base / name).read_bytes():
+            found.append(Finding(name, "differs from the base's"))
+    known = {"config.json", MAPS, *expected, *weights}
+    for name in sorted(released_files(folder)):
+        if name not in known and PurePosixPath(name).parts[0] not in CLAIMS:
+            found.append(Finding(name, "neither the base nor the pruning explains this file"))
+    return found
+
+
+def _check_config(path: Path, expected: dict[str, Any]) -> list[Finding]:
+    try:
+        actual = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return [Finding("config.json", f"cannot be read ({error})")]
+    if not isinstance(actual, dict):
+        return [Finding("config.json", "is not a JSON object")]
+    return [
+        Finding("config.json", f"{key} is {_shown(actual, key)}, expected {_shown(expected, key)}")
+        for key in sorted(actual.keys() | expected.keys())
+        if key not in SIGNED_BY_LIBRARY and _shown(actual, key) != _shown(expected, key)
+    ]
+
+
+def _shown(config: dict[str, Any], key: str) -> str:
+    return json.dumps(config[key], sort_keys=True) if key in config else "absent"
+
+
+def _escapes(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.is_absolute() or ".." in path.parts or "\\" in name

@@ -1,0 +1,208 @@
+"""Tensors of a release against the base's, sliced anew, one at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from pipeline.release.checks.findings import Finding
+from pipeline.surgery.compensation import CompensationMap
+from pipeline.surgery.coordinates import TensorCut
+from pipeline.surgery.safetensors_stream import StoredTensor
+
+RECOMPUTED_TOLERANCE = 0.05
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class Maps(Protocol):
+    """Where compensation maps are read from."""
+
+    names: frozenset[str]
+
+    def read(self, name: str) -> Tensor:
+        """Return M [P, S] of one output projection."""
+
+
+@dataclass
+class TensorReport:
+    """What the tensors of a release are.
+
+    Attributes:
+        findings: tensors that are not what the base, the plan and the maps give.
+        untouched: tensors that are the base's, to the byte.
+        sliced: tensors that are slices of the base's, to the byte.
+        compensated: tensors that are what slice and map give.
+        unverified: tensors that are said to be compensated, without a map to check it.
+        largest_change: of all compensated tensors, the largest ‖W' − W[:, S]‖ / ‖W[:, S]‖.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    untouched: list[str] = field(default_factory=list)
+    sliced: list[str] = field(default_factory=list)
+    compensated: list[str] = field(default_factory=list)
+    unverified: list[str] = field(default_factory=list)
+    largest_change: float = 0.0
+
+
+def check_tensors(
+    base: Mapping[str, StoredTensor],
+    released: list[StoredTensor],
+    cuts: Mapping[str, TensorCut],
+    compensated: Collection[str],
+    maps: Maps | None,
+    advance: Callable[[float], None],
+) -> TensorReport:
+    """Compare every tensor of a release with what the base gives; two are in memory at a time.
+
+    Args:
+        base: tensors of the base.
+        released: tensors of the release.
+        cuts: by name, the entries that stay.
+        compensated: names of the output projections that are said to be compensated.
+        maps: their maps, if the release has any.
+        advance: called with the bytes of each released tensor that was compared.
+    """
+    report = TensorReport()
+    names = [tensor.name for tensor in released]
+    for name in sorted(base.keys() - set(names)):
+        report.findings.append(Finding(name, "the base has this tensor, and the release does not"))
+    for name in sorted(set(compensated) - cuts.keys()):
+        report.findings.append(Finding(name, "is said to be compensated, and no unit of it is cut"))
+    if maps is not None:
+        for name in sorted(maps.names - set(compensated)):
+            report.findings.append(Finding(name, "has a map, and is not said to be compensated"))
+    seen: set[str] = set()
+    for tensor in released:
+        if tensor.name in seen:
+            report.findings.append(Finding(tensor.name, "is stored twice"))
+        elif tensor.name not in base:
+            report.findings.append(Finding(tensor.name, "the base has no such tensor"))
+        else:
+            _check(report, base[tensor.name], tensor, cuts, compensated, maps)
+        seen.add(tensor.name)
+        advance(tensor.size)
+    return report
+
+
+def check_recomputed(
+    base: Mapping[str, StoredTensor],
+    released: Mapping[str, StoredTensor],
+    maps: Mapping[str, CompensationMap],
+    names: Collection[str],
+) -> tuple[list[Finding], float]:
+    """Compare compensated tensors with what maps give that were derived anew.
+
+    Scoring on another machine rounds activations otherwise, so the two are not equal to the byte:
+    ‖W' − W'_anew‖ may be up to `RECOMPUTED_TOLERANCE` of ‖W'_anew − W[:, S]‖.
+
+    Args:
+        base: tensors of the base.
+        released: tensors of the release, by name.
+        maps: maps that were derived anew, by name.
+        names: tensors to compare.
+
+    Returns:
+        Findings, and the largest such share.
+    """
+    found, largest = [], 0.0
+    for name in names:
+        if name not in maps:
+            found.append(Finding(name, "is said to be compensated; the recipe does not do that"))
+            continue
+        weight_HU, stored_HS = base[name].read(), released[name].read().double()
+        anew_HS = maps[name].kept_columns(weight_HU).double()
+        change = (anew_HS - weight_HU[:, list(maps[name].kept)].double()).norm()
+        share = float((stored_HS - anew_HS).norm() / change.clamp(min=1e-300))
+        largest = max(largest, share)
+        if not share <= RECOMPUTED_TOLERANCE:  # NaN fails too
+            found.append(
+                Finding(name, f"differs by {share:.2g} of its change from what the texts give")
+            )
+    return found, largest
+
+
+def _check(
+    report: TensorReport,
+    before: StoredTensor,
+    after: StoredTensor,
+    cuts: Mapping[str, TensorCut],
+    compensated: Collection[str],
+    maps: Maps | None,
+) -> None:
+    name, cut = before.name, cuts.get(before.name)
+    expected = before.resized(cut.axis, len(cut.keep)) if cut else before
+    if (after.dtype, after.shape) != (expected.dtype, expected.shape):
+        report.findings.append(
+            Finding(
+                name,
+                f"is {after.dtype} {list(after.shape)}, "
+                f"expected {expected.dtype} {list(expected.shape)}",
+            )
+        )
+    elif cut is None:
+        _check_equal(report, report.untouched, name, before.read(), after.read())
+    elif name not in compensated:
+        rows = torch.tensor(cut.keep, dtype=torch.long)
+        sliced = before.read().index_select(cut.axis, rows)
+        _check_equal(report, report.sliced, name, sliced, after.read())
+    elif maps is None:
+        report.unverified.append(name)
+    elif name not in maps.names:
+        report.findings.append(Finding(name, "is said to be compensated, and has no map"))
+    else:
+        _check_compensated(report, before, after, cut, maps)
+
+
+def _check_equal(
+    report: TensorReport, equal: list[str], name: str, expected: Tensor, actual: Tensor
+) -> None:
+    bits = BITS[expected.element_size()]  # as numbers, NaN would differ and −0 would not
+    one, other = (tensor.contiguous().view(bits) for tensor in (expected, actual))
+    if torch.equal(one, other):
+        equal.append(name)
+        return
+    wrong = int((one != other).sum())
+    report.findings.append(
+        Finding(name, f"{wrong:,} of {expected.numel():,} entries differ from the base's")
+    )
+
+
+def _check_compensated(
+    report: TensorReport, before: StoredTensor, after: StoredTensor, cut: TensorCut, maps: Maps
+) -> None:
+    name = before.name
+    try:
+        map_PS = maps.read(name)
+    except SafetensorError as error:
+        report.findings.append(Finding(name, f"its map cannot be read ({error})"))
+        return
+    kept = set(cut.keep)
+    removed = tuple(unit for unit in range(cut.total) if unit not in kept)
+    if tuple(map_PS.shape) != (len(removed), len(kept)):
+        report.findings.append(
+            Finding(
+                name,
+                f"its map is {list(map_PS.shape)}, expected {[len(removed), len(kept)]}",
+            )
+        )
+        return
+    weight_HU, stored_HS = before.read(), after.read()
+    compensation = CompensationMap(cut.keep, removed, map_PS.float(), before.torch_dtype)
+    if wrong := compensation.unexplained(weight_HU, stored_HS):
+        report.findings.append(
+            Finding(
+                name,
+                f"{wrong:,} of {stored_HS.numel():,} entries are not what the base and the "
+                "compensation map give",
+            )
+        )
+        return
+    kept_HS = weight_HU[:, list(cut.keep)].float()
+    change = float((stored_HS.float() - kept_HS).norm() / kept_HS.norm().clamp(min=1e-30))
+    report.largest_change = max(report.largest_change, change)
+    report.compensated.append(name)

