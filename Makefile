@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup unlearn verify test lint format bench schema lock clean distclean
+.PHONY: help setup unlearn verify validate test lint format bench schema lock clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ unlearn: $(STAMP) ## Run a recipe: RECIPE=no-code [SET="select.ffn.fraction=0.2 
 
 verify: $(STAMP) ## Check a release against its base: CHECKPOINT=out/no-code [ARGS="--base org/model@commit"].
 	@$(BIN)/unlearn verify $(CHECKPOINT) $(ARGS)
+
+validate: $(STAMP) ## Verify, evaluate and judge a release: CHECKPOINT=out/no-code [ARGS="--junit report.xml"].
+	@$(BIN)/unlearn validate $(CHECKPOINT) $(ARGS)
 
 test: $(STAMP) ## Run the tests: [ARGS="-k recipe"].
 	@$(BIN)/python -m pytest $(ARGS)

@@ -38,7 +38,7 @@ from pipeline.stages.base import Base, load_model, open_base
 from pipeline.surgery.compensation import CompensationMap
 from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import cut_checkpoint
-from pipeline.verify import verify
+from pipeline.verify import open_release, verify
 
 SEQUENCE = 512
 BATCH_TOKENS = 4096
@@ -144,9 +144,17 @@ def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
                         pass
 
     def check() -> None:
-        found = verify(
-            str(release), str(base.model.path), cache=Cache(), progress=Progress("quiet")
+        cache, progress = Cache(), Progress("quiet")
+        opened = open_release(
+            str(release),
+            str(base.model.path),
+            None,
+            (),
+            needs_recipe=False,
+            cache=cache,
+            progress=progress,
         )
+        found = verify(opened, cache=cache, progress=progress)
         assert not found.findings, found.findings
 
     return {"reading": read, "verify": check}

@@ -46,6 +46,18 @@ app = typer.Typer(
 CheckpointArgument = Annotated[
     str, typer.Argument(help="A released folder, or organisation/name@revision of the Hub.")
 ]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The base: folder, organisation/name@revision, .gguf file or package:name/file. "
+        "Default: the recipe's model."
+    ),
+]
+OwnRecipeOption = Annotated[
+    str | None,
+    typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
+]
+ManifestOption = Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")]
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
@@ -113,24 +125,13 @@ def check(
 @app.command()
 def verify(
     checkpoint: CheckpointArgument,
-    base: Annotated[
-        str | None,
-        typer.Option(
-            help="The base: folder, organisation/name@revision, .gguf file or package:name/file. "
-            "Default: the recipe's model."
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
-    ] = None,
+    base: BaseOption = None,
+    recipe: OwnRecipeOption = None,
     set_: SetOption = None,
     recompute: Annotated[
         bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
     ] = False,
-    manifest_sha256: Annotated[
-        str | None, typer.Option(help="SHA-256 that the manifest must have.")
-    ] = None,
+    manifest_sha256: ManifestOption = None,
     cache_dir: CacheOption = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -138,23 +139,72 @@ def verify(
     """Check that a release is exactly its base minus the units of its manifest, nothing else."""
     from pipeline.cache import Cache
     from pipeline.release.show import show_verification
+    from pipeline.verify import open_release
     from pipeline.verify import verify as verify_release
 
-    found = verify_release(
+    cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
+    release = open_release(
         checkpoint,
         base,
         recipe,
         set_ or (),
+        needs_recipe=recompute,
+        cache=cache,
+        progress=progress,
+    )
+    found = verify_release(
+        release,
         recompute=recompute,
         manifest_sha256=manifest_sha256,
-        cache=Cache(cache_dir),
-        progress=Progress(_style(json_, quiet)),
+        cache=cache,
+        progress=progress,
     )
     if json_:
         print(json.dumps({"event": "result", **found.as_dict()}))
     else:
         show_verification(found.as_dict())
     return VERIFICATION_CODES[found.decision]
+
+
+@app.command()
+def validate(
+    checkpoint: CheckpointArgument,
+    base: BaseOption = None,
+    recipe: OwnRecipeOption = None,
+    set_: SetOption = None,
+    manifest_sha256: ManifestOption = None,
+    junit: Annotated[
+        Path | None, typer.Option(help="Write JUnit XML to this file.", dir_okay=False)
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(help="Add a summary to this file.", dir_okay=False)
+    ] = None,
+    cache_dir: CacheOption = None,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Verify a release, evaluate it and its base anew by your own recipe, and judge."""
+    from pipeline.cache import Cache, plain_json
+    from pipeline.release.reports import write_junit, write_markdown
+    from pipeline.release.show import show_validation
+    from pipeline.validate import validate as validate_release
+    from pipeline.verify import open_release
+
+    cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
+    release = open_release(
+        checkpoint, base, recipe, set_ or (), needs_recipe=True, cache=cache, progress=progress
+    )
+    found = validate_release(
+        release, manifest_sha256=manifest_sha256, cache=cache, progress=progress
+    ).as_dict()
+    for path, write in ((junit, write_junit), (markdown, write_markdown)):
+        if path is not None:
+            write(path, found)
+    if json_:
+        print(json.dumps({"event": "result", **plain_json(found)}))
+    else:
+        show_validation(found)
+    return EXIT_GATES_FAILED if found["verdict"] == "FAIL" else EXIT_PASS
 
 
 @app.command()

@@ -3,8 +3,8 @@
 Exit codes are part of the interface (see README.md):
 
 ====  =====================================================
-0     the run finished and every gate passed; the release is verified
-1     the run finished and a gate failed; the release is not what it says
+0     every gate passed; the release is verified
+1     a gate failed; the release is not what it says
 2     the recipe, its inputs or the command line are wrong
 3     something broke that the recipe is not to blame for
 5     the release's compensation cannot be checked

@@ -10,9 +10,6 @@ from typing import Any
 
 from pipeline.cache import Cache, digest_of, digest_of_file, new_folder, write_json
 from pipeline.evaluation.completions import complete
-from pipeline.evaluation.gates import judge
-from pipeline.evaluation.results import Evaluation
-from pipeline.evaluation.run import evaluate
 from pipeline.evaluation.speed import forward_rates
 from pipeline.export.checkpoint import copy_companions, pruned_config
 from pipeline.export.manifest import environment, write_manifest
@@ -21,9 +18,11 @@ from pipeline.export.proof import Proof, prove
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.card import write_card
+from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, open_base
 from pipeline.stages.choose import Choice, choose, masking
+from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_target, finished
 from pipeline.stages.preflight import preflight
@@ -99,31 +98,25 @@ class Run:
             report = self._cut(folder, base, choice)
         with self.progress.stage("Proof"):
             proof = self._prove(folder, base, texts, choice)
-        with self.progress.stage("Evaluation of the base model"):
-            before = self._evaluate(base.model.path, base.model.weights_sha256, texts)
+        digest = digest_of_weights(folder, str(folder))
+        judgement = evaluate_and_judge(
+            base, folder, digest, texts, self.loaded, self.cache, self.progress
+        )
+        with self.progress.stage("Prompts"):
             prompts_before = self._complete(base.model.path, base.model.weights_sha256)
-        with self.progress.stage("Evaluation of the pruned model"):
-            digest = _weights_digest(folder)
-            after = self._evaluate(folder, digest, texts)
             prompts_after = self._complete(folder, digest)
         with self.progress.stage("Speed of both"):
             dtype = self.recipe.evaluate.dtype
             speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype)
-        verdict = judge(self.recipe.gates, before, after)
-        evaluation = {
-            "base": before.as_dict(),
-            "pruned": after.as_dict(),
-            "forward_tokens_per_second": speed,
-            **verdict.as_dict(),
-        }
+        evaluation = {**judgement.as_dict(), "forward_tokens_per_second": speed}
         write_json(folder / "evaluation.json", evaluation)
-        for side, result in (("base", before), ("pruned", after)):
+        for side, result in (("base", judgement.before), ("pruned", judgement.after)):
             shutil.copytree(result.samples_folder, folder / "samples" / side, ignore=_no_key)
         return {
             "name": self.recipe.name,
             "description": self.recipe.description,
             "language": self.recipe.language,
-            "verdict": verdict.decision,
+            "verdict": judgement.verdict.decision,
             "base": {
                 "name": base.model.name,
                 "licence": base.model.licence,
@@ -196,20 +189,6 @@ class Run:
         )
         return proof
 
-    def _evaluate(self, folder: Path, weights_sha256: str, texts: Texts) -> Evaluation:
-        settings = self.recipe.evaluate
-        return evaluate(
-            folder,
-            weights_sha256,
-            settings,
-            sides=self.recipe.evaluated,
-            held_out=texts.held_out,
-            task_folders=[self.loaded.folder / name for name in settings.task_folders],
-            seed=self.recipe.seed,
-            cache=self.cache,
-            progress=self.progress,
-        )
-
     def _complete(self, folder: Path, weights_sha256: str) -> list[str]:
         settings = self.recipe.evaluate
         return complete(folder, weights_sha256, settings.prompts, settings.dtype, self.cache)
@@ -241,11 +220,6 @@ class Run:
                 self.progress.say(
                     f"  {kind}: {total - kept:,} of {total:,} removed ({1 - kept / total:.1%})"
                 )
-
-
-def _weights_digest(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
-    return digest_of([[path.name, digest_of_file(path)] for path in files])
 
 
 def _no_key(_folder: str, names: list[str]) -> list[str]:

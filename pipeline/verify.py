@@ -24,7 +24,7 @@ from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
 from pipeline.progress import Progress
 from pipeline.recipe import Model
-from pipeline.recipe_file import LoadedRecipe, load_recipe
+from pipeline.recipe_file import LoadedRecipe, list_recipes, load_recipe
 from pipeline.release.checks.files import check_contents, check_hashes
 from pipeline.release.checks.findings import Finding
 from pipeline.release.checks.plan import check_claims, read_plan
@@ -89,11 +89,61 @@ class Verification:
         }
 
 
-def verify(
+@dataclass(frozen=True)
+class Release:
+    """A release, and what its reader brings to check it with.
+
+    Attributes:
+        folder: the release.
+        manifest: what it says of itself.
+        base: the base model, as the reader has it.
+        own: the reader's own recipe; None if none was needed.
+    """
+
+    folder: Path
+    manifest: dict[str, Any]
+    base: Base
+    own: LoadedRecipe | None
+
+
+def open_release(
     checkpoint: str,
-    base_reference: str | None = None,
-    recipe: str | None = None,
-    overrides: Sequence[str] = (),
+    base_reference: str | None,
+    recipe: str | None,
+    overrides: Sequence[str],
+    *,
+    needs_recipe: bool,
+    cache: Cache,
+    progress: Progress,
+) -> Release:
+    """Fetch a release, and open the base that the reader names.
+
+    Args:
+        checkpoint: folder or Hub id of the release.
+        base_reference: the base, as `model_source` reads it; default: the recipe's model.
+        recipe: the reader's own recipe; default: the one of the name in the manifest, among the
+            recipes that can be run by name: never a file that comes with the release.
+        overrides: overrides of the recipe.
+        needs_recipe: a recipe is needed even if the base is given.
+        cache: keeps converted bases and digests.
+        progress: where to report.
+
+    Raises:
+        InputError: the release has no manifest, there is no such recipe, or the base is unusable.
+        BrokenError: the Hub cannot be reached.
+    """
+    with progress.stage("Release"):
+        folder = fetch_release(checkpoint, progress)
+        manifest = manifest_of(folder)
+    with progress.stage("Base model"):
+        own = None
+        if needs_recipe or recipe is not None or base_reference is None:
+            own = load_recipe(recipe or _own_name(manifest, folder), overrides)
+        return Release(folder, manifest, _open(base_reference, own, manifest, cache, progress), own)
+
+
+def verify(
+    release: Release,
     *,
     recompute: bool = False,
     manifest_sha256: str | None = None,
@@ -103,27 +153,17 @@ def verify(
     """Compare a release with its base.
 
     Args:
-        checkpoint: folder or Hub id of the release.
-        base_reference: the base, as `model_source` reads it; default: the recipe's model.
-        recipe: the verifier's own recipe; default: the one of the name in the manifest.
-        overrides: overrides of the recipe.
-        recompute: score the recipe's corpora again, and derive the compensation anew.
+        release: the release and the reader's base.
+        recompute: score the corpora of the reader's recipe again, and derive the compensation anew.
         manifest_sha256: digest that the manifest must have, from somewhere that is trusted.
-        cache: keeps converted bases, digests and scoring.
+        cache: keeps scoring.
         progress: where to report.
 
     Raises:
-        InputError: the release has no manifest, or the base cannot be used.
+        InputError: the texts of the reader's recipe cannot be read.
         BrokenError: the Hub cannot be reached.
     """
-    with progress.stage("Release"):
-        folder = fetch_release(checkpoint, progress)
-        manifest = manifest_of(folder)
-    with progress.stage("Base model"):
-        own = None
-        if base_reference is None or recompute:
-            own = load_recipe(recipe or str(manifest.get("name")), overrides)
-        base = _open(base_reference, own, manifest, cache, progress)
+    folder, manifest, base, own = release.folder, release.manifest, release.base, release.own
     digest = digest_of_file(folder / MANIFEST)
     findings, notes = [], []
     if manifest_sha256 and digest != manifest_sha256.lower():
@@ -165,6 +205,17 @@ def manifest_of(folder: Path) -> dict[str, Any]:
             remedy="give a checkpoint that `unlearn run` made, such as out/no-code",
         )
     return manifest
+
+
+def _own_name(manifest: dict[str, Any], folder: Path) -> str:
+    name = str(manifest.get("name"))
+    if name not in [each.name for each in list_recipes()]:
+        raise InputError(
+            f"you have no recipe {name!r}, which this release names",
+            where=str(folder),
+            remedy="give your own copy of the recipe with --recipe, or the base with --base",
+        )
+    return name
 
 
 def _open(

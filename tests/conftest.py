@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -15,7 +17,9 @@ import pytest
 import torch
 from command import Result, Unlearn
 from hypothesis import settings
+from released import Release
 from tiny_models import base_of, make_model
+from tiny_recipe import write_recipe
 
 from pipeline import cli
 from pipeline.cache import Cache
@@ -98,3 +102,36 @@ def unlearn(
     yield call
     for number, handler in handlers.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, tuple[Path, Path]]:
+    """Recipes and outputs of `release`, by family and overrides; they are only copied."""
+    return {}
+
+
+@pytest.fixture
+def release(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny_base: TinyBase,
+    made: dict[str, tuple[Path, Path]],
+    unlearn: Unlearn,
+) -> Callable[..., Release]:
+    """Make the release of a tiny model with `unlearn run`, and copy it."""
+
+    def make(family: str = "llama", *overrides: str, **fields: Any) -> Release:
+        base = tiny_base(family, dtype=torch.bfloat16).model.path
+        key = f"{family} {overrides} {fields}"
+        if key not in made:
+            place = tmp_path_factory.mktemp("released")
+            recipe = write_recipe(place / "recipe", base, **({"gates": []} | fields))
+            options = [part for one in overrides for part in ("--set", one)]
+            assert unlearn("run", recipe, "--out", place, "--quiet", *options).code in (0, 1)
+            made[key] = recipe, place / "tiny"
+        recipe, output = made[key]
+        folder = tmp_path / "release"
+        shutil.copytree(output, folder)
+        return Release(folder, base, recipe, unlearn)
+
+    return make

@@ -195,7 +195,7 @@ from pipeline import cli
 def stop(*_, **__):
     os.kill(os.getpid(), signal.SIGTERM)
     signal.pause()
-pipeline.run.evaluate = stop
+pipeline.run.evaluate_and_judge = stop
 cli.main()
 """
     arguments = ["run", str(recipe), "--out", str(tmp_path / "out")]

@@ -203,7 +203,8 @@ def test_a_changed_text_is_scored_again(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "stage", ["choose", "cut_checkpoint", "prove", "evaluate", "write_card", "write_manifest"]
+    "stage",
+    ["choose", "cut_checkpoint", "prove", "evaluate_and_judge", "write_card", "write_manifest"],
 )
 def test_an_interrupted_run_leaves_what_was_and_continues(
     place: Place, monkeypatch: pytest.MonkeyPatch, stage: str

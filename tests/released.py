@@ -1,0 +1,77 @@
+"""A released tiny model, and what a forger does to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from command import Result, Unlearn
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.cache import read_json, write_json
+from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.manifest import write_manifest
+
+Change = Callable[[Path], object]
+WEIGHTS = "model.safetensors"
+
+
+class Release:
+    """A release, its base, its recipe and the command that checks it."""
+
+    def __init__(self, folder: Path, base: Path, recipe: Path, unlearn: Unlearn) -> None:
+        self.folder, self.base, self.recipe, self.unlearn = folder, base, recipe, unlearn
+
+    def check(self, verb: str, *arguments: str | Path) -> Result:
+        """Run `verify` or `validate` on it, quietly."""
+        return self.unlearn(verb, self.folder, "--base", self.base, "--quiet", *arguments)
+
+    def verify(self, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+        """Exit code and result of `verify`."""
+        return self._result("verify", *arguments)
+
+    def validate(self, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+        """Exit code and result of `validate`, by the recipe that made the release."""
+        return self._result("validate", "--recipe", self.recipe, *arguments)
+
+    def _result(self, verb: str, *arguments: str | Path) -> tuple[int, dict[str, Any]]:
+        result = self.check(verb, "--json", *arguments)
+        assert "Traceback" not in result.err
+        assert result.out, result.err
+        return result.code, json.loads(result.out.splitlines()[-1], parse_constant=_refuse)
+
+
+def renew_manifest(folder: Path) -> None:
+    """What a forger does: list the files as they are now."""
+    manifest = read_json(folder / MANIFEST)
+    del manifest["files"]
+    write_manifest(folder, manifest)
+
+
+def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:
+    """Change a JSON file."""
+
+    def apply(folder: Path) -> None:
+        content = read_json(folder / name)
+        change(content)
+        write_json(folder / name, content)
+
+    return apply
+
+
+def edit_tensors(change: Callable[[dict[str, Tensor]], object], name: str = WEIGHTS) -> Change:
+    """Change a safetensors file."""
+
+    def apply(folder: Path) -> None:
+        tensors = load_file(folder / name)
+        change(tensors)
+        save_file(tensors, folder / name, {"format": "pt"})
+
+    return apply
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
