@@ -19,6 +19,7 @@ from pipeline.errors import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
     EXIT_GATES_FAILED,
+    EXIT_INCONCLUSIVE,
     EXIT_INTERRUPTED,
     EXIT_PASS,
     EXIT_UNVERIFIED,
@@ -29,6 +30,12 @@ from pipeline.errors import (
 from pipeline.progress import Progress, Style
 
 SIGNALS_ARE_ONE_SECONDS = 5.0
+VERDICT_CODES = {
+    "PASS": EXIT_PASS,
+    "UNJUDGED": EXIT_PASS,
+    "FAIL": EXIT_GATES_FAILED,
+    "INCONCLUSIVE": EXIT_INCONCLUSIVE,
+}
 VERIFICATION_CODES = {
     "VERIFIED": EXIT_PASS,
     "DIFFERENT": EXIT_DIFFERENT,
@@ -97,7 +104,7 @@ def run(
         print(json.dumps({"event": "result", **_result(outcome.folder, outcome.manifest)}))
     else:
         show_result(outcome.folder, outcome.manifest)
-    return EXIT_GATES_FAILED if outcome.manifest["verdict"] == "FAIL" else EXIT_PASS
+    return VERDICT_CODES[outcome.manifest["verdict"]]
 
 
 @app.command()
@@ -204,7 +211,7 @@ def validate(
         print(json.dumps({"event": "result", **plain_json(found)}))
     else:
         show_validation(found)
-    return EXIT_GATES_FAILED if found["verdict"] == "FAIL" else EXIT_PASS
+    return VERDICT_CODES[found["verdict"]]
 
 
 @app.command()

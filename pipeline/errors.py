@@ -7,6 +7,7 @@ Exit codes are part of the interface (see README.md):
 1     a gate failed; the release is not what it says
 2     the recipe, its inputs or the command line are wrong
 3     something broke that the recipe is not to blame for
+4     a gate is inconclusive, and none failed
 5     the release's compensation cannot be checked
 130   interrupted; the same command continues
 ====  =====================================================
@@ -19,6 +20,7 @@ EXIT_GATES_FAILED = 1
 EXIT_DIFFERENT = 1
 EXIT_USAGE = 2
 EXIT_BROKEN = 3
+EXIT_INCONCLUSIVE = 4
 EXIT_UNVERIFIED = 5
 EXIT_INTERRUPTED = 130
 

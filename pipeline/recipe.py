@@ -333,6 +333,31 @@ class Gate(Section):
         return self
 
 
+class Statistics(Section):
+    """How sure a gate must be: one-sided paired tests over documents."""
+
+    level: float = Field(
+        0.05,
+        gt=0.0,
+        lt=0.5,
+        description="Probability that any gate passes whose condition does not hold; it is shared "
+        "among the gates (Bonferroni).",
+    )
+    power: float = Field(
+        0.8,
+        gt=0.0,
+        lt=1.0,
+        description="Probability of a decision at which the documents that an inconclusive gate "
+        "would need are counted.",
+    )
+    min_documents: int = Field(
+        20,
+        ge=2,
+        strict=True,
+        description="With fewer documents a gate is inconclusive, whatever they say.",
+    )
+
+
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -355,6 +380,9 @@ class Recipe(Section):
         default_factory=lambda: Evaluate(), description="How base and pruned are measured."
     )
     gates: tuple[Gate, ...] = Field((), description="Conditions that decide the verdict.")
+    statistics: Statistics = Field(
+        default_factory=lambda: Statistics(), description="How sure the gates must be."
+    )
 
     @property
     def corpora(self) -> tuple[tuple[Side, Corpus], ...]:

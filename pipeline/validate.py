@@ -33,7 +33,7 @@ class Validation:
         judgement: both evaluations and the gates; None if the release is not what it says.
         findings: figures of the release that were not measured on these weights.
         notes: where the release's recipe differs, and what could not be compared.
-        verdict: PASS, FAIL or UNJUDGED.
+        verdict: PASS, FAIL, INCONCLUSIVE or UNJUDGED.
         seconds: time of the evaluation alone, and of everything.
     """
 

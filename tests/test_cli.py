@@ -223,7 +223,7 @@ def test_check_says_what_would_happen_and_writes_nothing(
     code, out, err = unlearn("check", recipe)
     assert (code, err) == (0, "")
     assert "FFN neurons: 64 → 48 in each of 3 layers (48 of 192 removed, 25.0%)" in out
-    assert "next_token_prose top1 drops at most 100.0% of itself" in out
+    assert "next_token_prose loss drops at most 900.0% of itself" in out
     code, out, _ = unlearn("check", recipe, "--json")
     (forecast,) = objects(out)
     assert {corpus["name"] for corpus in forecast["corpora"]} == {"code", "prose"}

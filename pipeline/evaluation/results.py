@@ -9,12 +9,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lm_eval.api.metrics import bits_per_byte, mean
 
 from pipeline.cache import digest_of, plain_json, read_json, write_json
+from pipeline.errors import BrokenError
 from pipeline.evaluation.next_token import ratio_of_sums
+from pipeline.evaluation.paired import Paired
 from pipeline.recipe import Side
 
+MEAN, RATIO, BITS = "mean", "ratio of sums", "bits per byte"
 RESULT_FILE = "result.json"
 SAMPLES_FILE = "samples.jsonl"
 
@@ -30,6 +34,8 @@ class TaskResult:
         stderr: standard error of each metric, where there is a formula for it.
         higher_is_better: of each metric, whether a higher value is a better model, as the task
             itself says.
+        estimator: of each metric, how it is made of its documents' figures (`MEAN`, `RATIO` or
+            `BITS`); None if in another way, so that its error cannot be computed.
         n: documents.
         documents: digest of the documents, so that two results can be paired.
         tokens: tokens that the model read.
@@ -41,6 +47,7 @@ class TaskResult:
     metrics: dict[str, float]
     stderr: dict[str, float | None]
     higher_is_better: dict[str, bool]
+    estimator: dict[str, str | None]
     n: int
     documents: str
     tokens: int
@@ -71,7 +78,7 @@ class Evaluation:
 def result_of(name: str, output: dict[str, Any], task: Any, tokens: int, seconds: float) -> Any:
     """Return the JSON-able result of one task from what lm-eval returned."""
     samples = output["samples"][name]
-    metrics, errors, higher = {}, {}, {}
+    metrics, errors, higher, estimators = {}, {}, {}, {}
     for key, value in output["results"][name].items():
         metric, comma, selected = key.partition(",")
         if not comma or metric.endswith("_stderr"):
@@ -79,13 +86,15 @@ def result_of(name: str, output: dict[str, Any], task: Any, tokens: int, seconds
         shown = metric if selected == "none" else key
         values = [s[metric] for s in samples if s["filter"] == selected and metric in s]
         metrics[shown] = float(value)
-        errors[shown] = standard_error(values, task.aggregation().get(metric, mean))
+        estimators[shown] = estimator_of(values, task.aggregation().get(metric, mean))
+        errors[shown] = standard_error(values, estimators[shown])
         higher[shown] = bool(task.higher_is_better().get(metric, True))
     hashes = {sample["doc_id"]: sample["doc_hash"] for sample in samples}
     return {
         "metrics": metrics,
         "stderr": errors,
         "higher_is_better": higher,
+        "estimator": estimators,
         "n": len(hashes),
         "documents": digest_of([hashes[number] for number in sorted(hashes)]),
         "tokens": tokens,
@@ -113,21 +122,67 @@ def read_result(folder: Path, task: str, side: Side) -> TaskResult:
     return TaskResult(task=task, side=side, metrics=known, **content)
 
 
-def standard_error(values: Sequence[Any], aggregation: Any) -> float | None:
-    """Standard error of a mean or of a ratio of sums; None for other aggregations.
+def estimator_of(values: Sequence[Any], aggregation: Any) -> str | None:
+    """How a metric is made of its documents' figures; None if it is neither mean nor ratio."""
+    if aggregation is mean and all(isinstance(value, int | float) for value in values):
+        return MEAN
+    return {ratio_of_sums: RATIO, bits_per_byte: BITS}.get(aggregation)
+
+
+def standard_error(values: Sequence[Any], estimator: str | None) -> float | None:
+    """Standard error of a metric over its documents; None if there is no formula for it.
 
     The error of a ratio is the linearised one: that of the residuals `a - ratio · b`.
     """
     n = len(values)
-    if n < 2:
+    if n < 2 or estimator is None:
         return None
-    if aggregation is mean and all(isinstance(value, int | float) for value in values):
-        average = sum(values) / n
-        return math.sqrt(sum((value - average) ** 2 for value in values) / (n - 1) / n)
-    if aggregation in (ratio_of_sums, bits_per_byte):
-        ratio = ratio_of_sums(values)
-        spread = sum((top - ratio * bottom) ** 2 for top, bottom in values)
-        total = sum(bottom for _, bottom in values)
-        error: float = math.sqrt(spread * n / (n - 1)) / total
-        return error / math.log(2) if aggregation is bits_per_byte else error
-    return None
+    fractions = [_fraction(value, estimator) for value in values]
+    ratio = ratio_of_sums(fractions)
+    spread = sum((top - ratio * bottom) ** 2 for top, bottom in fractions)
+    return math.sqrt(spread * n / (n - 1)) / sum(bottom for _, bottom in fractions)
+
+
+def paired_documents(base: Evaluation, pruned: Evaluation, task: str, metric: str) -> Paired | None:
+    """A metric on each document, for both models; None if it has no figure per document.
+
+    Raises:
+        BrokenError: the two were not asked about the same documents.
+    """
+    estimator = base.tasks[task].estimator.get(metric)
+    if estimator is None:
+        return None
+    documents, figures = [], []
+    for evaluation in (base, pruned):
+        rows = _rows(evaluation.samples_folder / f"{task}.jsonl", metric)
+        documents.append([document for document, _ in rows])
+        figures.append([_fraction(value, estimator) for _, value in rows])
+    if documents[0] != documents[1]:
+        raise BrokenError(
+            "base and pruned model were evaluated on different documents",
+            where=f"task {task}",
+            remedy="run the same command again; if it stays so, report it",
+        )
+    if not all(math.isfinite(number) for side in figures for pair in side for number in pair):
+        return None
+    return Paired(*(np.array(side, dtype=np.float64) for side in figures))
+
+
+def _rows(path: Path, metric: str) -> list[tuple[tuple[int, str], Any]]:
+    """Document and figure of each sample that has the metric, in order."""
+    name, _, selected = metric.partition(",")
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            if name in row and row.get("filter", "") == selected:
+                rows.append(((row["doc_id"], row["document"]), row[name]))
+    return sorted(rows, key=lambda row: row[0])
+
+
+def _fraction(value: Any, estimator: str) -> tuple[float, float]:
+    """A document's share of a metric, as numerator and denominator; null in JSON is NaN."""
+    if estimator == MEAN:
+        return (math.nan if value is None else float(value)), 1.0
+    top, bottom = (math.nan if number is None else float(number) for number in value)
+    return (-top / math.log(2) if estimator == BITS else top), bottom

@@ -29,7 +29,7 @@ from pipeline.evaluation.tasks import LoadedTask, digest_of_task, load_config, l
 from pipeline.progress import Progress
 from pipeline.recipe import Evaluate, Side, next_token_task
 
-FORMAT = 2  # raise when results of the same key would differ
+FORMAT = 3  # raise when results of the same key would differ
 STAGE = "evaluation"
 SAMPLES_STAGE = "evaluation-samples"
 

@@ -36,7 +36,9 @@ def checks(validation: dict[str, Any]) -> Iterator[Check]:
     what = "\n".join(lines) or "as measured"
     yield Check("evaluation", "figures of the release", not lines, what)
     for gate in evaluation["gates"]:
-        yield Check("gates", f"{gate['task']} {gate['metric']}", gate["passed"], gate["sentence"])
+        name, passed = f"{gate['task']} {gate['metric']}", gate["decision"] == "PASS"
+        what = gate["sentence"] if passed else f"{gate['decision']}: {gate['sentence']}"
+        yield Check("gates", name, passed, what)
 
 
 def write_junit(path: Path, validation: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from pipeline.release.checks.findings import printable
 from pipeline.release.results import metric_rows, size_rows
 
 COLOURS = {"PASS": "green", "FAIL": "red", "UNJUDGED": "yellow"} | {
+    "INCONCLUSIVE": "yellow",
     "VERIFIED": "green",
     "DIFFERENT": "red",
     "UNVERIFIED COMPENSATION": "yellow",
@@ -64,7 +65,10 @@ def show_verification(found: dict[str, Any], console: Console | None = None) -> 
     if (more := len(found["findings"]) - FINDINGS_SHOWN) > 0:
         console.print(f"  and {more:,} more; --json has them all")
     console.print(f"Manifest: sha256 {found['manifest_sha256']}")
-    console.print(f"Verdict:  [bold {COLOURS[verdict]}]{verdict}[/]: {escape(found['sentence'])}")
+    console.print(
+        f"Verdict:  [bold {COLOURS[verdict]}]{verdict}[/]: {escape(found['sentence'])}",
+        soft_wrap=True,
+    )
 
 
 def show_validation(found: dict[str, Any], console: Console | None = None) -> None:
@@ -160,7 +164,8 @@ def _show_metrics(table: Table, evaluation: dict[str, Any], console: Console) ->
         table.add_row(name, row.before, row.after, row.change)
     console.print(table)
     for gate in evaluation["gates"]:
-        mark = "[green]pass[/]" if gate["passed"] else "[red]FAIL[/]"
+        decision = gate["decision"]
+        mark = f"[{COLOURS[decision]}]{decision}[/]"
         console.print(f"  {mark}  {escape(gate['sentence'])}")
 
 

@@ -78,4 +78,4 @@ def evaluate_and_judge(
                 )
             )
     before, after = results
-    return Judgement(before, after, judge(recipe.gates, before, after))
+    return Judgement(before, after, judge(recipe.gates, before, after, recipe.statistics))

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import atexit
 import json
 import math
+import shutil
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +13,33 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from pipeline.cache import plain_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.evaluation.gates import ROUNDING, drop_of, judge
-from pipeline.evaluation.results import Evaluation, TaskResult
-from pipeline.recipe import Gate
+from pipeline.evaluation.results import RATIO, Evaluation, TaskResult
+from pipeline.recipe import Gate, Statistics
 
 values = st.floats(0.01, 100)
+ROOM = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, ROOM)
 
 
-def measured(value: float, metric: str = "top1", n: int = 10, documents: str = "d") -> Evaluation:
+def measured(
+    value: float, metric: str = "top1", n: int = 20, documents: str = "d", spread: float = 0.0
+) -> Evaluation:
+    """An evaluation with n documents around a value; without spread, its interval is a point."""
+    folder = Path(tempfile.mkdtemp(dir=ROOM))
+    with (folder / "code.jsonl").open("w") as lines:
+        for number in range(n):
+            figure = [2 * value + spread * (-1) ** number, 2]
+            row = {"doc_id": number, "document": f"{documents}{number}", metric: figure}
+            lines.write(json.dumps(plain_json(row)) + "\n")
     higher = {metric: metric != "loss"}
     result = TaskResult(
-        "code", "forget", {metric: value}, {metric: None}, higher, n, documents, 1, 1.0
-    )
-    return Evaluation({"code": result}, Path("samples"))
+        "code", "forget", {metric: value}, {metric: None}, higher, {metric: RATIO}, n, documents,
+        1, 1.0,
+    )  # fmt: skip
+    return Evaluation({"code": result}, folder)
 
 
 def gate(metric: str = "top1", **fields: Any) -> Gate:
@@ -32,27 +49,30 @@ def gate(metric: str = "top1", **fields: Any) -> Gate:
 @pytest.mark.parametrize(
     ("fields", "base", "pruned", "passed", "sentence"),
     [
-        ({"drops_at_least": 0.5}, 0.5, 0.1895, True, "code top1 dropped 62.1 % (at least 50 %)"),
-        ({"drops_at_least": 0.5}, 0.5, 0.3, False, "code top1 dropped 40 % (at least 50 %)"),
-        ({"drops_at_most": 0.08}, 0.5, 0.55, True, "code top1 rose 10 % (at most 8 %)"),
+        ({"drops_at_least": 0.5}, 0.5, 0.1895, True,
+         "code top1 dropped 62.1 %, from 62.1 % to 62.1 % (at least 50 %)"),
+        ({"drops_at_least": 0.5}, 0.5, 0.3, False,
+         "code top1 dropped 40 %, from 40 % to 40 % (at least 50 %)"),
+        ({"drops_at_most": 0.08}, 0.5, 0.55, True,
+         "code top1 rose 10 %, from -10 % to -10 % (at most 8 %)"),
         (
             {"drops_at_most": 0.05, "scale": "absolute"},
             0.7,
             0.66,
             True,
-            "code top1 dropped 0.04 (at most 0.05)",
+            "code top1 dropped 0.04, from 0.04 to 0.04 (at most 0.05)",
         ),
         (
             {"drops_at_least": 0.5, "scale": "above_chance", "chance": 0.2},
             0.8,
             0.5,
             True,
-            "code top1 lost 50 % of its distance to chance (at least 50 %)",
+            "code top1 lost 50 % of its distance to chance, from 50 % to 50 % (at least 50 %)",
         ),
         ({"drops_at_least": 0.5, "metric": "loss"}, 2.0, 5.0, True,
-         "code loss rose 150 % (at least 50 %)"),
+         "code loss rose 150 %, from 150 % to 150 % (at least 50 %)"),
         ({"drops_at_most": 0.1, "metric": "loss"}, 2.0, 1.0, True,
-         "code loss fell 50 % (at most 10 %)"),
+         "code loss fell 50 %, from -50 % to -50 % (at most 10 %)"),
     ],
 )  # fmt: skip
 def test_gates(
@@ -61,8 +81,8 @@ def test_gates(
     one = gate(**fields)
     verdict = judge([one], measured(base, one.metric), measured(pruned, one.metric))
     (result,) = verdict.gates
-    assert (result.passed, result.sentence) == (passed, sentence)
-    assert verdict.decision == ("PASS" if passed else "FAIL")
+    assert (result.decision == "PASS", result.sentence) == (passed, sentence)
+    assert verdict.decision == result.decision == ("PASS" if passed else "FAIL")
     json.dumps(verdict.as_dict())
 
 
@@ -90,6 +110,54 @@ def test_scales_without_meaning_never_pass() -> None:
         assert judge([below_chance], measured(0.4), measured(0.1)).decision == "FAIL"
 
 
+def test_what_cannot_be_told_is_inconclusive_and_says_how_much_would() -> None:
+    for bound in ("drops_at_least", "drops_at_most"):
+        one = gate(**{bound: 0.1})
+        verdict = judge([one], measured(0.5), measured(0.44, spread=0.3))
+        assert verdict.decision == "INCONCLUSIVE"
+        (result,) = verdict.gates
+        assert result.low is not None and result.high is not None
+        assert result.low < 0.1 < result.high
+        assert "20 documents cannot decide it, about " in result.sentence
+    needed = int(result.sentence.split("about ")[1].split(" ")[0].replace(",", ""))
+    assert judge([one], measured(0.5, n=20), measured(0.38, n=20, spread=0.3)).decision != "PASS"
+    many = measured(0.5, n=20 * needed), measured(0.44, n=20 * needed, spread=0.3)
+    assert judge([one], *many).decision == "FAIL"
+
+
+def test_too_few_documents_decide_nothing() -> None:
+    few = measured(0.5, n=19), measured(0.1, n=19)
+    (result,) = judge([gate(drops_at_least=0.5)], *few).gates
+    assert result.decision == "INCONCLUSIVE"
+    assert result.sentence.endswith("; 19 documents, 20 are needed")
+    fewer = Statistics(min_documents=19)
+    assert judge([gate(drops_at_least=0.5)], *few, fewer).decision == "PASS"
+
+
+def test_a_metric_without_documents_decides_nothing() -> None:
+    one = measured(0.5)
+    other = replace(one.tasks["code"], estimator={"top1": None})
+    verdict = judge([gate(drops_at_most=0.5)], replace(one, tasks={"code": other}), one)
+    assert (verdict.decision, "no test" in verdict.gates[0].sentence) == ("INCONCLUSIVE", True)
+
+
+def test_the_level_is_shared_among_the_gates() -> None:
+    one, pair = gate(drops_at_most=0.1), (measured(0.5), measured(0.48, spread=0.1))
+    alone, of_five = judge([one], *pair), judge([one] * 5, *pair)
+    assert (alone.level, of_five.level) == (0.05, pytest.approx(0.01))
+    assert alone.gates[0].high is not None and of_five.gates[0].high is not None
+    assert of_five.gates[0].high > alone.gates[0].high
+    strict = judge([one], *pair, Statistics(level=0.01)).gates[0]
+    assert strict.high == pytest.approx(of_five.gates[0].high)
+
+
+def test_a_failed_gate_outweighs_an_inconclusive_one() -> None:
+    pair = measured(0.5), measured(0.44, spread=0.3)
+    unclear, failed, passed = (gate(drops_at_most=bound) for bound in (0.1, -9.0, 9.0))
+    assert judge([unclear, passed], *pair).decision == "INCONCLUSIVE"
+    assert judge([unclear, failed, passed], *pair).decision == "FAIL"
+
+
 def test_gates_on_what_was_not_measured_list_what_was() -> None:
     with pytest.raises(InputError) as caught:
         judge([gate("acc", drops_at_most=0.1)], measured(1.0), measured(1.0))
@@ -101,7 +169,7 @@ def test_gates_on_what_was_not_measured_list_what_was() -> None:
 
 
 def test_different_documents_are_not_compared() -> None:
-    for pruned in (measured(1.0, n=9), measured(1.0, documents="e")):
+    for pruned in (measured(1.0, n=19), measured(1.0, documents="e")):
         with pytest.raises(BrokenError, match="different documents"):
             judge([gate(drops_at_most=0.1)], measured(1.0), pruned)
 

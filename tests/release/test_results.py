@@ -147,7 +147,7 @@ def shown(show: Any, *arguments: Any) -> str:
 
 
 def test_the_terminal_shows_the_same(tmp_path: Path) -> None:
-    gate = {"passed": False, "sentence": "zebra top1 dropped 50 % (at least 60 %)"}
+    gate = {"decision": "FAIL", "sentence": "zebra top1 dropped 50 % (at least 60 %)"}
     failed = manifest(verdict="FAIL", evaluation=evaluation() | {"gates": [gate]})
     text = shown(show_result, tmp_path, failed)
     for words in ("zebra top1", "-0.250 (-50.0 %)", "FAIL  zebra top1 dropped", "Verdict: FAIL"):

@@ -1,0 +1,100 @@
+"""`python -m benchmarks.error_rates`: how often gates decide wrongly, and how often rightly.
+
+Data are drawn with a known drop. At the bound itself neither PASS nor FAIL is right, and each
+should come up in about one draw of twenty (the level); at a better drop, PASS should come up as
+often as the power that the sample size promises. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from pipeline.evaluation.paired import Interval, Paired, interval_of_drop
+
+LEVEL = 0.05
+DRAWS = 4000
+Generator = np.random.Generator
+Draw = Callable[[Generator, float], Paired]
+
+
+def main() -> None:
+    """Draw, and print one row for each kind of gate and sample size."""
+    print("| metric | documents | drop = bound | shown below | shown above | better drop | PASS |")
+    print("|---|---|---|---|---|---|---|")
+    generator = np.random.default_rng(0)
+    for metric, draw, relative, chance, at_bound, better, sizes in CASES:
+        for n in sizes:
+            find = _finder(relative, chance)
+            at = [find(draw(n)(generator, at_bound)) for _ in range(DRAWS)]
+            below = sum(found.high < at_bound for found in at) / DRAWS
+            above = sum(found.low > at_bound for found in at) / DRAWS
+            good = [find(draw(n)(generator, better)) for _ in range(DRAWS)]
+            forget = better > at_bound
+            passed = sum(
+                found.low > at_bound if forget else found.high < at_bound for found in good
+            )
+            print(
+                f"| {metric} | {n} | {at_bound:g} | {below:.1%} | {above:.1%} | {better:g} "
+                f"| {passed / DRAWS:.0%} |"
+            )
+
+
+def right_or_wrong(base: float, better: float) -> Callable[[int], Draw]:
+    """Documents that are right or wrong; `better` is the share that only the pruned model gets."""
+
+    def of_size(n: int) -> Draw:
+        def draw(generator: Generator, drop: float) -> Paired:
+            worse = better + drop
+            chances = [base - worse, worse, better, 1 - base - better]
+            cells = np.repeat(
+                [[1, 1], [1, 0], [0, 1], [0, 0]], generator.multinomial(n, chances), 0
+            )
+            ones = np.ones(n)
+            return Paired(*(np.stack([side, ones], 1) for side in cells.T.astype(float)))
+
+        return draw
+
+    return of_size
+
+
+def above_chance(base: float, chance: float) -> Callable[[int], Draw]:
+    """The same, with the drop as a share of the base's distance to chance."""
+
+    def of_size(n: int) -> Draw:
+        inner = right_or_wrong(base, 0.01)(n)
+        return lambda generator, drop: inner(generator, drop * (base - chance))
+
+    return of_size
+
+
+def next_tokens(n: int) -> Draw:
+    """Next-token top-1: documents of unlike length, skill and drop."""
+
+    def draw(generator: Generator, drop: float) -> Paired:
+        length = generator.integers(20, 400, n)
+        skill = generator.beta(9, 21, n)
+        kept = generator.beta((1 - drop) * 40, drop * 40, n)
+        hits = generator.binomial(length, skill), generator.binomial(length, skill * kept)
+        return Paired(*(np.stack([each, length], 1).astype(float) for each in hits))
+
+    return draw
+
+
+def _finder(relative: bool, chance: float) -> Callable[[Paired], Interval]:
+    return lambda paired: interval_of_drop(
+        paired, level=LEVEL, higher_is_better=True, relative=relative, chance=chance
+    )
+
+
+Case = tuple[str, Callable[[int], Draw], bool, float, float, float, tuple[int, ...]]
+CASES: tuple[Case, ...] = (
+    ("acc, absolute", right_or_wrong(0.63, 0.02), False, 0.0, 0.05, 0.02, (100, 500, 1000)),
+    ("acc, above chance", above_chance(0.76, 0.2), True, 0.2, 0.5, 0.7, (50, 100, 500)),
+    ("top-1, relative, forget", next_tokens, True, 0.0, 0.5, 0.58, (20, 40, 140)),
+    ("top-1, relative, retain", next_tokens, True, 0.0, 0.1, 0.07, (40, 150, 500)),
+)
+
+if __name__ == "__main__":
+    main()

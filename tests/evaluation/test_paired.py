@@ -1,0 +1,180 @@
+"""The interval of a drop: against formulas, in its limits, and how often it is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.optimize import minimize_scalar
+
+from pipeline.evaluation.paired import Interval, Paired, interval_of_drop
+
+Generator = np.random.Generator
+LEVEL = 0.05
+
+
+def table(both: int, worse: int, better: int, neither: int) -> Paired:
+    """Documents that are right or wrong, by the cells of their paired table."""
+    cells = [(1, 1)] * both + [(1, 0)] * worse + [(0, 1)] * better + [(0, 0)] * neither
+    base, pruned = np.array(cells, dtype=float).T
+    ones = np.ones(len(cells))
+    return Paired(np.stack([base, ones], 1), np.stack([pruned, ones], 1))
+
+
+def means(base: list[float], pruned: list[float]) -> Paired:
+    ones = np.ones(len(base))
+    return Paired(np.stack([np.array(base), ones], 1), np.stack([np.array(pruned), ones], 1))
+
+
+def absolute(paired: Paired, level: float = LEVEL) -> Interval:
+    return interval_of_drop(paired, level=level, higher_is_better=True, relative=False)
+
+
+def relative(paired: Paired, level: float = LEVEL, chance: float = 0.0) -> Interval:
+    return interval_of_drop(
+        paired, level=level, higher_is_better=True, relative=True, chance=chance
+    )
+
+
+losses = st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=3, max_size=40)
+
+
+@given(losses)
+def test_an_absolute_drop_of_a_mean_is_the_paired_t_test(rows: list[tuple[float, float]]) -> None:
+    base, pruned = (list(side) for side in zip(*rows, strict=True))
+    difference = np.array(base) - np.array(pruned)
+    assume(difference.std() > 1e-6)
+    found = absolute(means(base, pruned))
+    expected = stats.ttest_rel(base, pruned).confidence_interval(1 - 2 * LEVEL)
+    assert found.drop == pytest.approx(difference.mean(), abs=1e-9)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+
+
+@given(losses, st.floats(-0.5, 0.9))
+def test_a_relative_bound_is_the_t_test_of_its_contrast(
+    rows: list[tuple[float, float]], bound: float
+) -> None:
+    base, pruned = (np.array(side) for side in zip(*rows, strict=True))
+    contrast = (1 - bound) * base - pruned  # its mean is above 0 where the drop is above the bound
+    assume(contrast.std() > 1e-6)
+    found = relative(means(list(base), list(pruned)))
+    assume(math.isfinite(found.low))
+    p = stats.ttest_1samp(contrast, 0.0, alternative="greater").pvalue
+    assume(abs(p - LEVEL) > 1e-6 and abs(p - (1 - LEVEL)) > 1e-6)
+    assert (found.low > bound) == (p < LEVEL)
+    assert (found.high < bound) == (p > 1 - LEVEL)
+
+
+@pytest.mark.parametrize(("worse", "better"), [(9, 2), (30, 10), (5, 5), (1, 12)])
+def test_no_difference_of_right_and_wrong_is_mcnemars_test(worse: int, better: int) -> None:
+    z = (worse - better) / math.sqrt(worse + better)
+    level = float(stats.norm.sf(abs(z)))  # at its own p-value a bound of the interval is 0
+    found = absolute(table(40, worse, better, 30), level) if z else None
+    if found:
+        assert min(abs(found.low), abs(found.high)) < 1e-6
+
+
+@pytest.mark.parametrize(("worse", "better"), [(1, 0), (9, 2), (30, 10), (0, 4)])
+def test_score_bounds_are_where_the_score_of_the_likeliest_table_is(
+    worse: int, better: int
+) -> None:
+    """The restricted likelihood is maximised by numbers here, in closed form there."""
+    same, level = 43, 0.025
+    n = same + worse + better
+    found = absolute(table(same, worse, better, 0), level)
+    for bound, z in ((found.low, stats.norm.isf(level)), (found.high, stats.norm.ppf(level))):
+
+        def loss(q: float, bound: float = bound) -> float:
+            cells = ((worse, q + bound), (better, q), (same, 1 - 2 * q - bound))
+            return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
+
+        limits = (max(0.0, -bound), (1 - bound) / 2)
+        q = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-12}).x
+        variance = n * (2 * q + bound - bound**2)
+        assert (worse - better - n * bound) / math.sqrt(variance) == pytest.approx(z, abs=1e-3)
+
+
+def test_agreement_on_a_few_documents_is_no_certainty() -> None:
+    for paired in (table(20, 0, 0, 5), table(25, 0, 0, 0)):
+        found = absolute(paired)
+        assert found.drop == 0
+        assert found.low < -0.05 and found.high > 0.05
+    assert relative(table(20, 0, 0, 5)).high > 0.03
+
+
+def test_long_documents_weigh_more() -> None:
+    base = np.array([[8.0, 10], [50, 100], [9, 10]])
+    pruned = np.array([[1.0, 10], [25, 100], [2, 10]])
+    assert relative(Paired(base, pruned)).drop == pytest.approx(1 - 28 / 67)
+
+
+def test_of_a_loss_higher_is_worse() -> None:
+    paired = means([2.0, 3.0, 2.5], [4.0, 6.5, 5.0])
+    found = interval_of_drop(paired, level=LEVEL, higher_is_better=False, relative=True)
+    assert found.drop == pytest.approx(15.5 / 7.5 - 1)
+    assert 0 < found.low < found.drop < found.high
+
+
+def test_a_base_that_may_know_nothing_has_no_relative_drop() -> None:
+    found = relative(table(2, 3, 2, 40), chance=0.1)
+    assert (found.low, found.high) == (-math.inf, math.inf)
+
+
+def test_more_documents_are_asked_for_the_closer_the_bound() -> None:
+    found = absolute(table(300, 40, 10, 150))
+    needed = [found.documents_needed(bound, LEVEL, 0.8) for bound in (0.2, 0.1, 0.07, 0.061)]
+    assert None not in needed
+    assert sorted(needed) == needed  # type: ignore[type-var]
+    assert found.documents_needed(found.drop, LEVEL, 0.8) is None
+    more = found.documents_needed(0.07, LEVEL, 0.99)
+    assert more is not None and needed[2] is not None and more > needed[2]
+
+
+# ── error rates ──────────────────────────────────────────────────────────────────────────────────
+
+
+def right_or_wrong(n: int, worse: float, better: float, base: float) -> Callable[..., Paired]:
+    def draw(generator: Generator) -> Paired:
+        chances = [base - worse, worse, better, 1 - base - better]
+        return table(*generator.multinomial(n, chances))
+
+    return draw
+
+
+def next_tokens(n: int, drop: float) -> Callable[..., Paired]:
+    """Documents of unlike length, skill and drop."""
+
+    def draw(generator: Generator) -> Paired:
+        length = generator.integers(20, 400, n)
+        skill = generator.beta(9, 21, n)
+        kept = generator.beta((1 - drop) * 40, drop * 40, n)
+        hits = generator.binomial(length, skill), generator.binomial(length, skill * kept)
+        base, pruned = (np.stack([each, length], 1).astype(float) for each in hits)
+        return Paired(base, pruned)
+
+    return draw
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth", "find"),
+    [
+        (right_or_wrong(100, 0.06, 0.01, 0.63), 0.05, absolute),
+        (right_or_wrong(500, 0.06, 0.01, 0.63), 0.05, absolute),
+        (right_or_wrong(500, 0.29, 0.01, 0.76), 0.5, lambda p: relative(p, chance=0.2)),
+        (next_tokens(24, 0.5), 0.5, relative),
+        (next_tokens(100, 0.08), 0.08, relative),
+    ],
+)
+def test_each_side_is_wrong_about_as_often_as_its_level(
+    draw: Callable[..., Paired], truth: float, find: Callable[[Paired], Interval]
+) -> None:
+    generator = np.random.default_rng(1)
+    found = [find(draw(generator)) for _ in range(600)]
+    for wrong in (sum(i.low > truth for i in found), sum(i.high < truth for i in found)):
+        # Five in a hundred, and what a binomial of 600 draws may add, and a discrete table.
+        assert wrong / 600 < 0.085
