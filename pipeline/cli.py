@@ -101,7 +101,7 @@ def run(
     target = out / loaded.recipe.name
     outcome = Run(loaded, Cache(cache_dir), progress).execute(target, force)
     if json_:
-        print(json.dumps({"event": "result", **_result(outcome.folder, outcome.manifest)}))
+        _print_json({"event": "result", **_result(outcome.folder, outcome.manifest)})
     else:
         show_result(outcome.folder, outcome.manifest)
     return VERDICT_CODES[outcome.manifest["verdict"]]
@@ -123,7 +123,7 @@ def check(
     loaded = load_recipe(recipe, set_ or ())
     result = forecast(loaded, Cache(cache_dir), Progress("json" if json_ else "quiet"))
     if json_:
-        print(json.dumps(result))
+        _print_json(result)
     else:
         show_forecast(result)
     return EXIT_PASS
@@ -167,7 +167,7 @@ def verify(
         progress=progress,
     )
     if json_:
-        print(json.dumps({"event": "result", **found.as_dict()}))
+        _print_json({"event": "result", **found.as_dict()})
     else:
         show_verification(found.as_dict())
     return VERIFICATION_CODES[found.decision]
@@ -191,7 +191,7 @@ def validate(
     quiet: QuietOption = False,
 ) -> int:
     """Verify a release, evaluate it and its base anew by your own recipe, and judge."""
-    from pipeline.cache import Cache, plain_json
+    from pipeline.cache import Cache
     from pipeline.release.reports import write_junit, write_markdown
     from pipeline.release.show import show_validation
     from pipeline.validate import validate as validate_release
@@ -208,7 +208,7 @@ def validate(
         if path is not None:
             write(path, found)
     if json_:
-        print(json.dumps({"event": "result", **plain_json(found)}))
+        _print_json({"event": "result", **found})
     else:
         show_validation(found)
     return VERDICT_CODES[found["verdict"]]
@@ -256,7 +256,13 @@ def compare(
                 remedy="give the folder that a run made, such as out/no-code",
             )
         manifests.append(manifest)
-    print(json.dumps(compare_manifests(*manifests), indent=2))
+    try:
+        found = compare_manifests(*manifests)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"a pruning manifest is incomplete ({error!r})", where=f"{one} and {other}"
+        ) from error
+    print(json.dumps(found, indent=2))
     return EXIT_PASS
 
 
@@ -346,6 +352,12 @@ def _listen() -> None:
 def _signals() -> list[signal.Signals]:
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     return [signal.Signals[name] for name in names if hasattr(signal, name)]
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    from pipeline.cache import plain_json
+
+    print(json.dumps(plain_json(value), allow_nan=False))
 
 
 def _style(as_json: bool, quiet: bool) -> Style:

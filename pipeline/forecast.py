@@ -18,7 +18,13 @@ from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.corpora import load_corpora, scored_tokens
 from pipeline.sources.models import ModelDescription, ResolvedModel, describe_model
 from pipeline.stages.base import open_base
-from pipeline.stages.preflight import check_chat_template, check_gates, kept_sizes
+from pipeline.stages.preflight import (
+    CONTEXT,
+    check_chat_template,
+    check_context,
+    check_gates,
+    kept_sizes,
+)
 
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
@@ -49,6 +55,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             name, tokens = next_token_task(corpus.name), recipe.evaluate.next_token_tokens
             tasks.append({"task": name, "side": side, "documents": None, "tokens": tokens})
     kept = kept_sizes(recipe, architecture, sizes)
+    check_context(recipe, model.config.get(CONTEXT), model.name)
     parameters = _parameters(sizes, model.config)
     # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
     stored = None if model.kind == "gguf" else model.size_bytes

@@ -298,9 +298,13 @@ class Evaluate(Section):
     dtype: Literal["bfloat16", "float16", "float32"] = Field(
         "bfloat16", description="Type in which both models are evaluated."
     )
-    chat_template: bool = Field(False, description="Apply the chat template to the prompts.")
+    chat_template: bool = Field(
+        False, description="Apply the chat template to the tasks' questions, as lm-eval does."
+    )
     prompts: tuple[Text, ...] = Field(
-        (), description="Prompts that base and pruned complete greedily; shown on the card."
+        (),
+        description="Prompts that base and pruned complete greedily, as they are written here; "
+        "shown on the card.",
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.cache import digest_of
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe
+from pipeline.recipe import PathSource, Recipe
 from pipeline.recipe_errors import Places, explain
 from pipeline.recipe_override import apply_override
 from pipeline.recipe_schema import expected, node_at, shown
@@ -42,6 +42,13 @@ class LoadedRecipe:
     folder: Path
     overrides: tuple[str, ...]
     digest: str
+
+    def local_paths(self) -> list[Path]:
+        """The recipe, and the files and folders on this machine that it names."""
+        sources = [self.recipe.model.source, *(c.source for _, c in self.recipe.corpora)]
+        named = [Path(s.path).expanduser() for s in sources if isinstance(s, PathSource)]
+        named += [Path(name) for name in self.recipe.evaluate.task_folders]
+        return [self.path, *(self.folder / path for path in named)]
 
 
 class ListedRecipe(NamedTuple):

@@ -24,7 +24,7 @@ from pipeline.stages.base import Base, load_model, open_base
 from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
-from pipeline.stages.output import check_target, finished
+from pipeline.stages.output import check_inputs, check_target, finished
 from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.coordinates import tensor_cuts
@@ -68,6 +68,7 @@ class Run:
             UnlearnError: something is wrong; `target` is as it was.
         """
         check_target(target, self.recipe.name, force)
+        check_inputs(target, self.loaded.local_paths())
         with self.progress.stage("Base model"):
             resolved = resolve_model(
                 self.recipe.model, self.loaded.folder, self.cache, self.progress

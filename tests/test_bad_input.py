@@ -143,6 +143,7 @@ NO_TASK = "[{task: nonsense_task, side: forget}]"
         ("select.ffn.multiple_of=1000", [], "cannot shrink to a multiple of 1000"),
         ("select.ffn.multiple_of=64", [], "cannot shrink to a multiple of 64"),
         ("select.steps=100000", [], "100000 steps cannot share"),
+        ("scoring.sequence_length=513", [], "the model knows 512 positions"),
     ],
 )
 def test_what_cannot_work_is_found_before_scoring(
@@ -308,6 +309,19 @@ def test_a_quantised_model_is_refused_before_scoring(
     for verb in ("run", "check"):
         result = unlearn(verb, recipe, "--set", "model.source={path: recipe/quantised}")
         assert_refused(result, "up_proj.weight is stored as F8_E4M3", "bfloat16")
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_an_output_that_would_replace_an_input_is_refused(
+    unlearn: Unlearn, recipe: Path, model: Path, force: list[str]
+) -> None:
+    shutil.copytree(model, "out/tiny")
+    source = "model.source={path: out/tiny}"
+    result = unlearn("run", recipe, "--set", source, *force)
+    assert result.code == 2
+    if force:
+        assert_refused(result, "the output would replace", "which this run reads")
+    assert (Path("out/tiny") / WEIGHTS).read_bytes() == (model / WEIGHTS).read_bytes()
 
 
 def test_weights_that_are_missing_are_not_made_up(

@@ -57,6 +57,24 @@ def test_json_is_one_object_a_line(unlearn: Unlearn, recipe: Path) -> None:
     assert {event["event"] for event in objects(err)} >= {"stage", "message"}
 
 
+def test_json_has_null_where_there_is_no_number(unlearn: Unlearn, recipe: Path) -> None:
+    gate = "gates=[{task: next_token_code, metric: top1, drops_at_least: 0.5, scale: above_chance, "
+    gate += "chance: 1.0}]"
+    code, out, _ = unlearn("run", recipe, "--json", "--out", "no-number", "--set", gate)
+    assert code == 1
+    (result,) = objects(out)
+    assert result["gates"][0]["drop"] is None
+
+
+def test_an_incomplete_manifest_is_an_error(unlearn: Unlearn, tmp_path: Path) -> None:
+    manifest = tmp_path / "odd/pruning_manifest.json"
+    manifest.parent.mkdir()
+    manifest.write_text('{"format": 1, "files": {}}')
+    code, _, err = unlearn("compare", "odd", "odd")
+    assert code == 2
+    assert "incomplete" in err
+
+
 def test_quiet_prints_the_result_only(unlearn: Unlearn, recipe: Path) -> None:
     code, out, err = unlearn("run", recipe, "--quiet")
     assert code == 0
@@ -255,7 +273,8 @@ def test_compare_says_how_much_two_outputs_share(unlearn: Unlearn, recipe: Path)
     _, out, _ = unlearn("compare", "one/tiny", "other/tiny")
     compared = json.loads(out)
     assert compared["same_base"] and not compared["same_plan"]
-    assert compared["corpora"] == {"code": True, "prose": True}
+    for texts in ("scored_texts", "held_out_texts"):
+        assert compared[texts] == {"code": True, "prose": True}
     assert compared["overlap_of_removed_units"]["ffn"] == pytest.approx(0.5)  # 48 of 96
     code, _, err = unlearn("compare", "one/tiny", "one")
     assert code == 2

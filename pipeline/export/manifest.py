@@ -65,17 +65,23 @@ def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     On the same machine, Python and lock the same recipe gives the same plan; elsewhere arithmetic
     differs in its last digits, and this says how much that matters.
     """
-    corpora = {
-        side: {c["name"]: c["scored_sha256"] for c in manifest["corpora"]}
-        for side, manifest in (("one", one), ("other", other))
-    }
-    names = sorted(corpora["one"].keys() | corpora["other"].keys())
+    corpora = [{c["name"]: c for c in manifest["corpora"]} for manifest in (one, other)]
+    names = sorted(corpora[0].keys() | corpora[1].keys())
+
+    def same(name: str, key: str) -> bool:
+        return (
+            name in corpora[0]
+            and name in corpora[1]
+            and (corpora[0][name][key] == corpora[1][name][key])
+        )
+
     first, second = Plan.from_dict(one["plan"]), Plan.from_dict(other["plan"])
     same_base = one["base"]["weights_sha256"] == other["base"]["weights_sha256"]
     return {
         "same_base": same_base,
         "same_plan": first == second,
-        "corpora": {name: corpora["one"].get(name) == corpora["other"].get(name) for name in names},
+        "scored_texts": {name: same(name, "scored_sha256") for name in names},
+        "held_out_texts": {name: same(name, "held_out_sha256") for name in names},
         "environment": {
             name: [one["environment"].get(name), other["environment"].get(name)]
             for name in sorted(one["environment"].keys() | other["environment"].keys())

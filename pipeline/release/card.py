@@ -23,12 +23,25 @@ def card_text(manifest: dict[str, Any]) -> str:
         m=manifest,
         metrics=metric_rows(manifest["evaluation"]),
         sizes=size_rows(manifest),
+        baselines=_baselines(manifest["recipe"].get("select", {})),
         removed=[
             (kind.replace("_", " "), unit["total"] - unit["kept"], unit["total"])
             for kind, unit in manifest["units"].items()
             if unit["kept"] < unit["total"]
         ],
     )
+
+
+def _baselines(select: dict[str, Any]) -> list[str]:
+    """Unit kinds that were cut by a score which knows nothing of forget and retain texts."""
+    kinds = {"ffn": "FFN neurons", "attention": "heads"}
+    return [
+        f"{words} ({select[kind]['score']})"
+        for kind, words in kinds.items()
+        if kind in select
+        and select[kind]["fraction"]
+        and select[kind]["score"] in ("random", "magnitude")
+    ]
 
 
 def template(name: str) -> Template:

@@ -1,6 +1,7 @@
 """All corpora of a recipe: split into scored and held-out documents, sampled, checked for overlap.
 
-Whether a document is scored or held out depends on nothing but its content, so it never moves;
+Whether a document is scored or held out depends on nothing but its content, so it never moves, and
+all pieces that a long one is cut into are on the same side;
 which documents are taken, and in what order, depends on the seed and their content, so it is the
 same on every machine.
 """
@@ -17,7 +18,7 @@ from pipeline.cache import digest_of
 from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import Corpus, DatasetSource, Recipe, Side
-from pipeline.sources.documents import Counts, origin_of, read_documents
+from pipeline.sources.documents import Counts, Piece, origin_of, read_documents
 from pipeline.sources.overlap import check_overlaps
 
 # Documents are taken until they are sure to hold enough tokens, before a tokenizer is at hand.
@@ -33,18 +34,23 @@ class Document:
     Attributes:
         text: the text itself.
         digest: SHA-256 of the text.
-        content: SHA-256 of the text with all white space made single spaces; it decides on which
-            side of the split the document is, and whether two documents are the same.
+        content: SHA-256 of the text with all white space made single spaces; it decides whether two
+            pieces are the same.
+        whole: the same of the whole row or file that it was cut from; it decides on which side of
+            the split all its pieces are.
     """
 
     text: str
     digest: str
     content: str
+    whole: str
 
     @classmethod
-    def of(cls, text: str) -> Document:
-        """Make the document of a text."""
-        return cls(text, _sha256(text), _sha256(" ".join(text.split())))
+    def of(cls, piece: Piece) -> Document:
+        """Make the document of a piece."""
+        content = _content(piece.text)
+        whole = content if piece.whole == piece.text else _content(piece.whole)
+        return cls(piece.text, _sha256(piece.text), content, whole)
 
 
 @dataclass(frozen=True)
@@ -160,15 +166,15 @@ def _read(recipe: Recipe, side: Side, corpus: Corpus, folder: Path) -> CorpusDoc
     seen: set[str] = set()
     scored: list[Document] = []
     held_out: list[Document] = []
-    for text in read_documents(corpus, folder, limit, counts):
-        document = Document.of(text)
+    for piece in read_documents(corpus, folder, limit, counts):
+        document = Document.of(piece)
         if document.content in seen:
             counts.duplicates += 1
             continue
         seen.add(document.content)
         is_held_out = corpus.use == "held_out" or (
             corpus.use == "both"
-            and int(document.content[:16], 16) / 16**16 < recipe.scoring.held_out_fraction
+            and int(document.whole[:16], 16) / 16**16 < recipe.scoring.held_out_fraction
         )
         (held_out if is_held_out else scored).append(document)
     _check_not_empty(corpus, side, scored, held_out, counts)
@@ -195,8 +201,8 @@ def _check_not_empty(
             f"it has too few documents to be split: none of {len(scored) + len(held_out)} is "
             f"{lacking}",
             where=where,
-            remedy="lower `document_characters`, give more text, or say `use: scored` or "
-            "`use: held_out`",
+            remedy="give more rows or files (all of one is on the same side), or say `use: scored` "
+            "or `use: held_out`",
         )
 
 
@@ -238,3 +244,7 @@ def _streaming_limit(recipe: Recipe, side: Side, corpus: Corpus) -> int | None:
 
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _content(text: str) -> str:
+    return _sha256(" ".join(text.split()))

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from pipeline.errors import InputError
 from pipeline.recipe import Corpus, DatasetSource, PackageSource, StandardLibrarySource
@@ -42,13 +43,20 @@ class Counts:
         )
 
 
+class Piece(NamedTuple):
+    """A piece of a document, and the whole document: the text of one row or file."""
+
+    text: str
+    whole: str
+
+
 def read_documents(
     corpus: Corpus,
     folder: Path,
     limit_characters: int | None = None,
     counts: Counts | None = None,
-) -> Iterator[str]:
-    """Yield the documents of a corpus in the order of its source.
+) -> Iterator[Piece]:
+    """Yield the documents of a corpus, cut into pieces, in the order of its source.
 
     Args:
         corpus: one of the recipe's corpora.
@@ -73,13 +81,13 @@ def read_documents(
         if not text.strip():
             counts.blank += 1
             continue
-        for document in cut(text, corpus.document_characters):
-            if exclude and exclude.search(document):
+        for piece in cut(text, corpus.document_characters):
+            if exclude and exclude.search(piece):
                 counts.excluded += 1
                 continue
             counts.documents += 1
-            yield document
-            characters += len(document)
+            yield Piece(piece, text)
+            characters += len(piece)
             if limit_characters is not None and characters >= limit_characters:
                 return
 

@@ -16,6 +16,8 @@ class _Document(Protocol):
     def text(self) -> str: ...
     @property
     def content(self) -> str: ...
+    @property
+    def whole(self) -> str: ...
 
 
 class _Pool(Protocol):
@@ -32,8 +34,8 @@ class _Pool(Protocol):
 def check_overlaps(pools: Iterable[_Pool]) -> None:
     """Refuse a document that is in forget and retain, or in scored and held-out text.
 
-    Documents are compared without regard to white space, before they are sampled, so that the
-    answer does not depend on seed or budget.
+    Documents and the pieces that they are cut into are compared without regard to white space,
+    before they are sampled, so that the answer does not depend on seed or budget.
 
     Raises:
         InputError: there is one; it shows the beginning and names both corpora.
@@ -54,8 +56,9 @@ def _places(pools: Iterable[_Pool], side: Side) -> tuple[_Place, _Place]:
     held_out: _Place = {}
     for pool in pools:
         if pool.side == side:
-            scored |= {one.content: (pool.corpus.name, one.text) for one in pool.scored}
-            held_out |= {one.content: (pool.corpus.name, one.text) for one in pool.held_out}
+            for place, documents in ((scored, pool.scored), (held_out, pool.held_out)):
+                for one in documents:
+                    place[one.whole] = place[one.content] = (pool.corpus.name, one.text)
     return scored, held_out
 
 

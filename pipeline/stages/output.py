@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
             where=str(target),
             remedy="move them away, choose another place with --out, or use --force",
         )
+
+
+def check_inputs(target: Path, inputs: Iterable[Path]) -> None:
+    """Refuse an output folder that holds something which the run itself reads.
+
+    Raises:
+        InputError: it does; replacing it would destroy the input.
+    """
+    place = target.resolve()
+    for path in inputs:
+        if path.resolve().is_relative_to(place):
+            raise InputError(
+                f"the output would replace {path}, which this run reads",
+                where=str(target),
+                remedy="choose another place with --out, or rename the recipe",
+            )
 
 
 def finished(target: Path, run_key: str) -> dict[str, Any] | None:

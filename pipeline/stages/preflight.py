@@ -16,6 +16,8 @@ from pipeline.selection import uniform
 from pipeline.sources.packing import as_chat
 from pipeline.stages.base import Base
 
+CONTEXT = "max_position_embeddings"  # the config's name for it, in all described families
+
 
 def preflight(base: Base, loaded: LoadedRecipe) -> None:
     """Check everything that later stages ask of a recipe.
@@ -27,6 +29,7 @@ def preflight(base: Base, loaded: LoadedRecipe) -> None:
     """
     recipe = loaded.recipe
     kept_sizes(recipe, base.architecture, base.dimensions)
+    check_context(recipe, getattr(base.config, CONTEXT, None), base.model.name)
     check_chat_template(recipe, base.tokenizer, base.model.name)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
     check_gates(
@@ -62,6 +65,21 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
             remedy=f"choose at most {removed}; 2 to 4 are common",
         )
     return kept
+
+
+def check_context(recipe: Recipe, positions: int | None, where: str) -> None:
+    """Check that the model knows as many positions as a scored sequence has.
+
+    Raises:
+        InputError: it does not: statistics of positions that it never learned would mean nothing.
+    """
+    length = recipe.scoring.sequence_length
+    if positions is not None and length > positions:
+        raise InputError(
+            f"scoring.sequence_length is {length}, the model knows {positions} positions",
+            where=where,
+            remedy=f"set scoring.sequence_length to {positions} or less",
+        )
 
 
 def check_chat_template(recipe: Recipe, tokenizer: Any, where: str) -> None:

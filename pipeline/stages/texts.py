@@ -22,7 +22,7 @@ from pipeline.sources.packing import pack_side, write_jsonl
 from pipeline.sources.rows import find_files
 from pipeline.stages.base import Base
 
-FORMAT = 2
+FORMAT = 3
 PROOF_SEQUENCES = 4
 PROOF_TOKENS = 256
 

@@ -111,7 +111,7 @@ def test_comparing_two_manifests() -> None:
         plan = Plan(4, 1, 1, (LayerPlan(kept, (0,), (0,)),))
         return {
             "plan": json.loads(plan.to_json()),
-            "corpora": [{"name": "prose", "scored_sha256": text}],
+            "corpora": [{"name": "prose", "scored_sha256": text, "held_out_sha256": "h"}],
             "base": {"weights_sha256": "w"},
             "environment": {"torch": torch, "python": "3"},
         }
@@ -121,6 +121,7 @@ def test_comparing_two_manifests() -> None:
     assert same["overlap_of_removed_units"] == {"ffn": 1.0}
     other = compare(manifest((0, 1), "t", "2"), manifest((0, 2), "u", "3"))
     assert other["environment"] == {"torch": ["2", "3"]}
-    assert other["corpora"] == {"prose": False}
+    assert other["scored_texts"] == {"prose": False}
+    assert other["held_out_texts"] == {"prose": True}
     assert not other["same_plan"]
     assert other["overlap_of_removed_units"] == {"ffn": 1 / 3}

@@ -114,6 +114,16 @@ def test_a_card_names_the_base_and_only_what_was_removed() -> None:
     assert "license:" not in card_text(manifest(base=manifest()["base"] | {"licence": None}))
 
 
+@pytest.mark.parametrize("score", ["contribution", "random", "magnitude"])
+def test_a_baseline_does_not_claim_to_know_the_texts(score: str) -> None:
+    select = {"ffn": {"fraction": 0.1, "score": score}, "attention": {"fraction": 0.0}}
+    card = card_text(manifest(recipe={"evaluate": {"dtype": "float32"}, "select": select}))
+    assert ("serve the forget texts" in card) is (score == "contribution")
+    assert (f"FFN neurons ({score}) were chosen without regard" in card) is (
+        score != "contribution"
+    )
+
+
 def test_generated_text_cannot_leave_its_block() -> None:
     example = {"prompt": "a | b", "before": "```\n# title\n```", "after": "<b>x</b> {{ m }}"}
     card = card_text(manifest(prompts=[example]))

@@ -53,6 +53,20 @@ def test_seed_changes_the_sample_but_not_the_split(
         assert not {d.content for d in one.held_out} & {d.content for d in other.scored}
 
 
+def test_pieces_of_one_document_are_on_one_side(
+    tmp_path: Path, make_recipe: Any, quiet: Progress
+) -> None:
+    long = [" ".join(sentences(f"cat{number}", 12)) for number in range(30)]
+    cats = write(tmp_path, "cats", long) | {"document_characters": 150}
+    dogs = write(tmp_path, "dogs", sentences("dog"))
+    scoring = {"forget_tokens": 9000, "retain_tokens": 60}  # all of it
+    recipe = make_recipe([cats], [dogs], scoring=scoring, evaluate={"next_token_tokens": 9000})
+    item, _ = load_corpora(recipe, tmp_path, quiet)
+    assert len(item.scored) > 60 and len(item.held_out) > 15
+    scored, held_out = ({d.whole for d in side} for side in (item.scored, item.held_out))
+    assert scored and held_out and not scored & held_out
+
+
 def test_order_of_the_source_does_not_matter(
     tmp_path: Path, make_recipe: Any, quiet: Progress
 ) -> None:
@@ -106,6 +120,16 @@ def test_one_shared_document_is_shown(tmp_path: Path, make_recipe: Any, quiet: P
     dogs = write(tmp_path, "dogs", [*sentences("dog"), "A shared text."])
     with pytest.raises(InputError, match=r"“A shared text\.”"):
         load_corpora(make_recipe([cats], [dogs], **SMALL), tmp_path, quiet)
+
+
+def test_the_same_document_cut_otherwise_is_the_same(
+    tmp_path: Path, make_recipe: Any, quiet: Progress
+) -> None:
+    long = [" ".join(sentences(f"cat{number}", 12)) for number in range(30)]
+    one = write(tmp_path, "one", long) | {"document_characters": 150}
+    other = write(tmp_path, "other", long) | {"document_characters": 220}
+    with pytest.raises(InputError, match="in forget and in retain"):
+        load_corpora(make_recipe([one], [other], **SMALL), tmp_path, quiet)
 
 
 def test_scored_and_held_out_across_sources(

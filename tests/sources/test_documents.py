@@ -36,8 +36,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def read(folder: Path, **fields: Any) -> list[str]:
-    return list(read_documents(corpus(**fields), folder))
+def read(folder: Path, chosen: Corpus | None = None, **settings: Any) -> list[str]:
+    """Texts of a corpus, which is given or described."""
+    if chosen is None:
+        chosen, settings = corpus(**settings), {}
+    return [piece.text for piece in read_documents(chosen, folder, **settings)]
 
 
 def test_column(folder: Path) -> None:
@@ -53,18 +56,18 @@ def test_where_and_exclude_are_counted(folder: Path) -> None:
     assert read(folder, text="question", where="kind == 'b'") == ["How?"]
     counts = Counts()
     chosen = corpus(text="question", where="kind in 'ab'", exclude="^W")
-    assert list(read_documents(chosen, folder, counts=counts)) == ["How?"]
+    assert read(folder, chosen, counts=counts) == ["How?"]
     assert "1 matching `exclude`" in str(counts)
 
 
 def test_empty_texts_are_dropped(folder: Path) -> None:
     counts = Counts()
-    assert list(read_documents(corpus(text="none"), folder, counts=counts)) == []
+    assert read(folder, corpus(text="none"), counts=counts) == []
     assert counts.blank == 2
 
 
 def test_limit(folder: Path) -> None:
-    assert list(read_documents(corpus(text="question"), folder, limit_characters=3)) == ["Why?"]
+    assert read(folder, corpus(text="question"), limit_characters=3) == ["Why?"]
 
 
 @pytest.mark.parametrize(
@@ -133,6 +136,6 @@ REAL = [
 @pytest.mark.parametrize(("package", "file", "text"), REAL)
 def test_embedded_texts(tmp_path: Path, package: str, file: str, text: str) -> None:
     chosen = corpus(source={"package": package, "file": file}, text=text)
-    documents = list(read_documents(chosen, tmp_path))
+    documents = read(tmp_path, chosen)
     assert len(documents) > 5
     assert all(0 < len(document) <= 4000 for document in documents)

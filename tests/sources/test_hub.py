@@ -187,8 +187,8 @@ def texts(hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.usefixtures("texts")
 def test_data_set_is_streamed(tmp_path: Path) -> None:
-    documents = list(read_documents(corpus(split="test"), tmp_path, limit_characters=13))
-    assert documents == ["test 0", "test 1", "test 2"]
+    pieces = read_documents(corpus(split="test"), tmp_path, limit_characters=13)
+    assert [piece.text for piece in pieces] == ["test 0", "test 1", "test 2"]
 
 
 @pytest.mark.usefixtures("texts")

@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import Corpus
 from pipeline.sources.corpora import CorpusDocuments, Document, load_corpora
-from pipeline.sources.documents import Counts
+from pipeline.sources.documents import Counts, Piece
 from pipeline.sources.packing import pack, pack_side, separator_of, write_jsonl
 
 SEPARATOR = 0
@@ -51,7 +51,7 @@ def test_held_out_documents_are_cut_and_capped(tmp_path: Path, tokenizer: Any) -
     corpus = Corpus.model_validate(
         {"name": "c", "source": {"path": "x"}, "genre": "g", "licence": "l"}
     )
-    documents = tuple(Document.of(text) for text in texts)
+    documents = tuple(Document.of(Piece(text, text)) for text in texts)
     item = CorpusDocuments(corpus, "retain", (), documents, Counts())
     written = write_jsonl(tmp_path / "c.jsonl", item, tokenizer, 530)
     rows = [json.loads(line) for line in (tmp_path / "c.jsonl").read_text().splitlines()]
