@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import Cache, digest_of, digest_of_file, new_folder, write_json
+from pipeline.cache import Cache, digest_of, new_folder, write_json
 from pipeline.evaluation.completions import complete
 from pipeline.evaluation.speed import forward_rates
 from pipeline.export.checkpoint import copy_companions, pruned_config
@@ -30,7 +30,7 @@ from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 
-FORMAT = 2  # raise when the same recipe makes another output
+FORMAT = 3  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,11 @@ class Run:
             base = open_base(resolved)
         with self.progress.stage("Texts"):
             texts = prepare(base, self.loaded, self.cache, self.progress)
-        run_key = self._run_key(base, texts)
+        with self.progress.stage("Tasks and gates"):
+            run_key = self._run_key(base, texts, preflight(base, self.loaded))
         if (manifest := finished(target, run_key)) is not None:
             self.progress.say(f"{target} holds exactly this run already; nothing to do")
             return Outcome(target, manifest, reused=True)
-        with self.progress.stage("Tasks and gates"):
-            preflight(base, self.loaded)
         measurer = Measurer(base, self.recipe, texts.sequences, self.cache, self.progress)
         with self.progress.stage("Scoring and selection"):
             choice = choose(base, self.recipe, measurer, self.progress)
@@ -194,24 +193,20 @@ class Run:
         settings = self.recipe.evaluate
         return complete(folder, weights_sha256, settings.prompts, settings.dtype, self.cache)
 
-    def _run_key(self, base: Base, texts: Texts) -> str:
+    def _run_key(self, base: Base, texts: Texts, tasks: list[str]) -> str:
+        """Digest of all that determines the output."""
         return digest_of(
             {
                 "format": FORMAT,
                 "recipe": self.loaded.digest,
                 "weights": base.model.weights_sha256,
+                "settings": base.settings,
+                "origin": base.model.origin,
                 "corpora": texts.summary,
-                "tasks": self._task_files(),
+                "tasks": tasks,
                 "environment": environment(),
             }
         )
-
-    def _task_files(self) -> list[list[str]]:
-        """Hashes of the files that define tasks: an edited task is another run."""
-        settings = self.recipe.evaluate
-        folders = [self.loaded.folder / name for name in settings.task_folders if settings.tasks]
-        files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
-        return [[p.name, digest_of_file(p)] for p in files if p.parent.name != "__pycache__"]
 
     def _say_choice(self, choice: Choice) -> None:
         coverage = ", ".join(f"{seen} {kind}" for kind, seen in choice.measurement.coverage.items())

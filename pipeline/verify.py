@@ -6,6 +6,7 @@ tensor at a time, and everything that a loader reads is compared with it.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -304,12 +305,16 @@ def _recompute(
 ) -> list[Finding]:
     """Derive the compensation from the corpora, and compare the released weights with it."""
     recipe = loaded.recipe
-    texts = prepare(base, loaded, cache, progress)
-    measurer = Measurer(base, recipe, texts.sequences, cache, progress)
-    choice = choose(base, recipe, measurer, progress)
+    cache.root.mkdir(parents=True, exist_ok=True)
+    # A cache of its own: what made the release on this machine is no witness for it.
+    with tempfile.TemporaryDirectory(prefix="recompute-", dir=cache.root) as folder_of_cache:
+        anew = Cache(Path(folder_of_cache))
+        texts = prepare(base, loaded, anew, progress)
+        measurer = Measurer(base, recipe, texts.sequences, anew, progress)
+        choice = choose(base, recipe, measurer, progress)
+        maps = compensate(base, recipe, choice.measurement, plan, progress)
     for kind, share in overlap(plan, choice.plan).items():
         notes.append(f"selected anew, {share:.1%} of the removed {kind} units are the same")
-    maps = compensate(base, recipe, choice.measurement, plan, progress)
     released, _ = weight_files(folder)
     by_name = {tensor.name: tensor for tensor in released}
     names = sorted({*report.compensated, *report.unverified})

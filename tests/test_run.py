@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny_models import load, logits, some_ids
 from tiny_recipe import PROSE, tiny_recipe, write_recipe
 
 import pipeline.run
-from pipeline.cache import Cache, digest_of, digest_of_file, read_json
+from pipeline.cache import Cache, digest_of, digest_of_file, read_json, write_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
 from pipeline.run import Outcome, Run
@@ -316,6 +317,29 @@ def test_an_edited_task_is_another_run(place: Place) -> None:
         text = TASK.format(data=data, cache=place.folder / "datasets", prompt=prompt)
         (tasks / "words.yaml").write_text(text)
         assert place.run(evaluate=evaluate).reused is reused
+    data.write_text(data.read_text().splitlines()[0] + "\n")  # it is asked less
+    assert not place.run(evaluate=evaluate).reused
+
+
+def test_an_edited_setting_of_the_base_is_another_run(place: Place, tmp_path: Path) -> None:
+    """The same weights under another config activate otherwise."""
+    shutil.copytree(place.base.model.path, tmp_path / "base")
+    place.base = replace(place.base, model=replace(place.base.model, path=tmp_path / "base"))
+    assert not place.run().reused  # another path
+    plan = read_json(place.target / "pruning_manifest.json")["plan"]
+    scored = place.cached("scoring")
+    config = read_json(tmp_path / "base/config.json")
+    write_json(tmp_path / "base/config.json", config | {"rms_norm_eps": 10.0, "rope_theta": 3.0})
+    assert not place.run().reused
+    assert len(place.cached("scoring") - scored) == 2
+    assert read_json(place.target / "config.json")["rms_norm_eps"] == 10.0
+    assert read_json(place.target / "pruning_manifest.json")["plan"] != plan
+    scored = place.cached("scoring")
+    (tmp_path / "base/chat_template.jinja").write_text("{{ messages }}")
+    assert not place.run().reused
+    assert (place.target / "chat_template.jinja").read_text() == "{{ messages }}"
+    assert place.cached("scoring") == scored
+    assert place.run().reused
 
 
 def test_a_stranger_in_the_output_is_found_before_any_work(

@@ -175,7 +175,8 @@ def _locate(source: PathSource | PackageSource, folder: Path) -> tuple[Path, dic
         raise InputError(
             "there is no such model folder or file",
             where=str(place),
-            remedy="relative paths start at the recipe's folder; for a model of the Hub use `hub`",
+            remedy="relative paths start at the recipe's folder, with --set at the working folder; "
+            "for a model of the Hub use `hub`",
         )
     if place.is_file() and place.suffix.lower() != ".gguf":
         raise InputError(

@@ -49,7 +49,7 @@ def find_files(pattern: str, folder: Path) -> list[Path]:
         raise InputError(
             "there is no such file, and nothing matches it as a pattern",
             where=str(folder / pattern),
-            remedy="relative paths start at the recipe's folder",
+            remedy="relative paths start at the recipe's folder, with --set at the working folder",
         )
     return files
 

@@ -20,9 +20,11 @@ from pipeline.architectures.registry import (
     describe,
     dimensions,
 )
+from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
 from pipeline.evaluation.loading import explained, load_tokenizer
 from pipeline.evaluation.quiet import quiet
+from pipeline.export.checkpoint import companions
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
 from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
@@ -43,6 +45,12 @@ class Base:
         """Its tokenizer, loaded when first needed."""
         with quiet():
             return load_tokenizer(self.model.path)
+
+    @cached_property
+    def settings(self) -> dict[str, str]:
+        """SHA-256 of its config and of all that comes along with its weights, by file name."""
+        names = ["config.json", *companions(self.model.path)]
+        return {name: digest_of_file(self.model.path / name) for name in names}
 
     def weight(self, layer: int, output: str) -> Tensor:
         """Weight [hidden, U] of a layer's output projection, as stored."""

@@ -22,7 +22,7 @@ from pipeline.scoring.collection import CapturePoints, Collector, collect
 from pipeline.scoring.statistics import Statistics
 from pipeline.stages.base import Base, load_model
 
-FORMAT = 2
+FORMAT = 3
 STATISTICS = "statistics.safetensors"
 COVERAGE = "coverage.json"
 Sequences = dict[str, Tensor]  # by side, token ids [N, S]
@@ -100,6 +100,7 @@ class Measurer:
         return {
             "format": FORMAT,
             "weights": self.base.model.weights_sha256,
+            "config": self.base.settings["config.json"],  # positions and norms, say
             "tokens": _token_digest(self.sequences[side]),
             "dtype": self.recipe.model.dtype,
             "skip_positions": scoring.skip_positions,

@@ -9,7 +9,7 @@ from pipeline.architectures.registry import Dimensions
 from pipeline.errors import InputError
 from pipeline.evaluation.gates import check_metrics
 from pipeline.evaluation.next_token import METRICS
-from pipeline.evaluation.tasks import load_tasks
+from pipeline.evaluation.tasks import digest_of_task, load_tasks
 from pipeline.recipe import Recipe, next_token_task
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.selection import uniform
@@ -19,8 +19,8 @@ from pipeline.stages.base import Base
 CONTEXT = "max_position_embeddings"  # the config's name for it, in all described families
 
 
-def preflight(base: Base, loaded: LoadedRecipe) -> None:
-    """Check everything that later stages ask of a recipe.
+def preflight(base: Base, loaded: LoadedRecipe) -> list[str]:
+    """Check everything that later stages ask of a recipe, and return a digest of each task.
 
     Raises:
         InputError: the shapes cannot be made, the model has no chat template, or a task or a
@@ -32,10 +32,9 @@ def preflight(base: Base, loaded: LoadedRecipe) -> None:
     check_context(recipe, getattr(base.config, CONTEXT, None), base.model.name)
     check_chat_template(recipe, base.tokenizer, base.model.name)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
-    check_gates(
-        recipe,
-        {task.name: task.metrics for task in load_tasks(recipe.evaluate, folders, recipe.seed)},
-    )
+    tasks = load_tasks(recipe.evaluate, folders, recipe.seed)
+    check_gates(recipe, {task.name: task.metrics for task in tasks})
+    return [digest_of_task(task, recipe.seed) for task in tasks]
 
 
 def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> dict[str, int]:

@@ -52,12 +52,18 @@ def manifest(**fields: Any) -> dict[str, Any]:
         "description": "No x.",
         "language": "en",
         "verdict": "UNJUDGED",
-        "base": {"name": "org/model", "licence": "MIT", "parameters": 1000, "bytes": 2_000_000},
+        "base": {
+            "name": "org/model",
+            "origin": {},
+            "licence": "MIT",
+            "parameters": 1000,
+            "bytes": 2_000_000,
+        },
         "pruned": {"parameters": 900, "bytes": 1_500_000},
         "units": {"ffn": {"kept": 6, "total": 8}, "kv_heads": {"kept": 4, "total": 4}},
         "tensors": {"sliced": [], "compensated": []},
         "environment": {"lm_eval": "1"},
-        "recipe": {"evaluate": {"dtype": "float32"}},
+        "recipe": {"evaluate": {"dtype": "float32"}, "compensate": {"publish_maps": True}},
         "evaluation": evaluation(),
         "prompts": [],
         "proof": {"max_difference": 1e-5, "tokens": 10, "tolerance": 1e-3},
@@ -117,7 +123,7 @@ def test_a_card_names_the_base_and_only_what_was_removed() -> None:
 @pytest.mark.parametrize("score", ["contribution", "random", "magnitude"])
 def test_a_baseline_does_not_claim_to_know_the_texts(score: str) -> None:
     select = {"ffn": {"fraction": 0.1, "score": score}, "attention": {"fraction": 0.0}}
-    card = card_text(manifest(recipe={"evaluate": {"dtype": "float32"}, "select": select}))
+    card = card_text(manifest(recipe=manifest()["recipe"] | {"select": select}))
     assert ("serve the forget texts" in card) is (score == "contribution")
     assert (f"FFN neurons ({score}) were chosen without regard" in card) is (
         score != "contribution"
