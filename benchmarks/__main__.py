@@ -94,15 +94,16 @@ def _scoring(base: Base, tokens: int) -> dict[str, Callable[[], object]]:
         for batch in ids.split(BATCH_TOKENS // SEQUENCE):
             module(input_ids=batch, use_cache=False)
 
-    def scored(moments: frozenset[str]) -> None:
+    def scored(moments: frozenset[str] = frozenset(), heads: bool = False) -> None:
         widths = (sizes.ffn, sizes.heads * sizes.head_dim)
-        collector = Collector(points, widths, skip_positions=1, moments=moments)
+        collector = Collector(points, widths, skip_positions=1, moments=moments, heads=heads)
         collect(decoder, ids, collector, BATCH_TOKENS, lambda _: None)
 
     return {
         "forward pass": lambda: bare(decoder),
         "forward pass, with logits": lambda: bare(model),
-        "scoring, first-order sums": lambda: scored(frozenset()),
+        "scoring, first-order sums": scored,
+        "scoring, with products of each group": lambda: scored(heads=True),
         "scoring, with FFN second moments": lambda: scored(frozenset({"ffn"})),
     }
 

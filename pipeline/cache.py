@@ -103,7 +103,7 @@ def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
             raise
         raise disk_full(str(target)) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
         _unlock(lock)
 
 
@@ -121,7 +121,7 @@ def clear_abandoned(parent: Path) -> None:
         if aside and not path.with_name(name).exists():
             path.rename(path.with_name(name))
         else:
-            shutil.rmtree(path, ignore_errors=True)
+            _remove(path)
         _unlock(lock)
 
 
@@ -185,9 +185,19 @@ def _replace(temporary: Path, target: Path) -> None:
             if not target.exists():
                 old.rename(target)
             raise
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     finally:
         _unlock(lock)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, folders inside that were made read-only included."""
+    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        for path in [folder, *folder.rglob("*")]:
+            if path.is_dir() and not path.is_symlink():
+                path.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lock(folder: Path, *, wait: bool) -> int | None:

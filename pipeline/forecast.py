@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.architectures.description import Architecture
 from pipeline.architectures.registry import Dimensions, describe, dimensions
 from pipeline.cache import Cache
+from pipeline.evaluation.quiet import quiet
 from pipeline.evaluation.tasks import check_tasks
 from pipeline.progress import Progress
-from pipeline.recipe import Gate, Recipe, next_token_task
+from pipeline.recipe import Gate, Recipe, Side, next_token_task
 from pipeline.recipe_file import LoadedRecipe
-from pipeline.sources.corpora import load_corpora, scored_tokens
+from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens
 from pipeline.sources.models import ModelDescription, ResolvedModel, describe_model
+from pipeline.sources.packing import pack_side
 from pipeline.stages.base import open_base
 from pipeline.stages.preflight import (
     CONTEXT,
@@ -26,6 +30,7 @@ from pipeline.stages.preflight import (
     kept_sizes,
 )
 
+SIDES: tuple[Side, ...] = ("forget", "retain")
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
 REACHED = (0.35, 0.8)
@@ -41,8 +46,9 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     """
     recipe = loaded.recipe
     model = describe_model(recipe.model, loaded.folder, cache)
-    architecture, sizes = _inspected(model, recipe)
+    architecture, sizes, tokenizer = _inspected(model, recipe)
     corpora = load_corpora(recipe, loaded.folder, progress)
+    scored = _scored_tokens(recipe, corpora, tokenizer)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
     checks = check_tasks(recipe.evaluate, folders)
     check_gates(recipe, {check.task: check.metrics for check in checks})
@@ -56,11 +62,13 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             tasks.append({"task": name, "side": side, "documents": None, "tokens": tokens})
     kept = kept_sizes(recipe, architecture, sizes)
     check_context(recipe, model.config.get(CONTEXT), model.name)
-    parameters = _parameters(sizes, model.config)
+    parameters, left = (
+        _parameters(model.config, architecture, {**asdict(sizes), **units}) for units in ({}, kept)
+    )
     # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
     stored = None if model.kind == "gguf" else model.size_bytes
     size = stored or parameters * BYTES[recipe.model.dtype]
-    output = round(size * (1 - _removed(sizes, kept) / parameters))
+    output = round(size * left / parameters)
     return {
         "recipe": recipe.name,
         "description": recipe.description,
@@ -74,11 +82,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         },
         "units": _unit_lines(sizes, kept),
         "corpora": [
-            {
-                **item.summary,
-                "scored_tokens": scored_tokens(recipe, item.side, item.corpus),
-            }
-            for item in corpora
+            {**item.summary, "scored_tokens": scored.get(item.corpus.name, 0)} for item in corpora
         ],
         "tasks": tasks,
         "gates": [_gate_text(gate) for gate in recipe.gates],
@@ -88,15 +92,28 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     }
 
 
-def _inspected(model: ModelDescription, recipe: Recipe) -> tuple[Architecture, Dimensions]:
-    """Description and sizes of the model; a folder at hand is looked into as a run would."""
+def _inspected(
+    model: ModelDescription, recipe: Recipe
+) -> tuple[Architecture, Dimensions, Any | None]:
+    """Description and sizes of the model; a folder at hand is looked into as a run would.
+
+    The tokenizer is None where it would have to be downloaded or converted.
+    """
     if model.folder is None:
         config = SimpleNamespace(**model.config)
         architecture = describe(model.config.get("model_type", "unknown"), where=model.name)
-        return architecture, dimensions(config, architecture, model.name)
+        return architecture, dimensions(config, architecture, model.name), None
     base = open_base(ResolvedModel(model.folder, model.name, {}, "", None))
     check_chat_template(recipe, base.tokenizer, model.name)
-    return base.architecture, base.dimensions
+    return base.architecture, base.dimensions, base.tokenizer
+
+
+def _scored_tokens(recipe: Recipe, corpora: Corpora, tokenizer: Any | None) -> dict[str, int]:
+    """Tokens of each corpus that would be scored: those wanted, or those that its text has."""
+    if tokenizer is None:
+        return {c.name: scored_tokens(recipe, side, c) for side, c in recipe.corpora}
+    sides = (pack_side(corpora, side, tokenizer, recipe) for side in SIDES)
+    return {name: ids.numel() for packed in sides for name, ids in packed.items()}
 
 
 def _unit_lines(sizes: Dimensions, kept: dict[str, int]) -> list[str]:
@@ -111,17 +128,21 @@ def _unit_lines(sizes: Dimensions, kept: dict[str, int]) -> list[str]:
     return lines
 
 
-def _parameters(sizes: Dimensions, config: dict[str, Any]) -> int:
-    vocabulary = int(config.get("vocab_size") or 0)
-    embeddings = vocabulary * sizes.hidden * (1 if config.get("tie_word_embeddings") else 2)
-    attention = 2 * sizes.hidden * sizes.head_dim * (sizes.heads + sizes.kv_heads)
-    return embeddings + sizes.layers * (3 * sizes.hidden * sizes.ffn + attention)
-
-
-def _removed(sizes: Dimensions, kept: dict[str, int]) -> int:
-    ffn = 3 * sizes.hidden * (sizes.ffn - kept["ffn"])
-    heads = sizes.heads - kept["heads"] + sizes.kv_heads - kept["kv_heads"]
-    return sizes.layers * (ffn + 2 * sizes.hidden * sizes.head_dim * heads)
+def _parameters(config: dict[str, Any], architecture: Architecture, sizes: dict[str, int]) -> int:
+    """Parameters of a model of these sizes, counted on a model without weights."""
+    attention = architecture.attention
+    changed = {
+        architecture.feed_forward.width: sizes["ffn"],
+        attention.heads: sizes["heads"],
+        attention.key_value_heads: sizes["kv_heads"],
+        attention.head_dim: sizes["head_dim"],
+    }
+    with quiet(), torch.device("meta"):
+        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            AutoConfig.for_model(**(config | changed))
+        )
+    model.tie_weights()
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool) -> int:

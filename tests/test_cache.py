@@ -206,3 +206,15 @@ def test_digests(tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.write_bytes(b"")
     assert digest_of_file(path).startswith("e3b0c44298fc1c14")
+
+
+def test_a_read_only_output_is_replaced_and_leaves_nothing(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    (target / "samples").mkdir(parents=True)
+    (target / "samples" / "old").write_text("")
+    (target / "samples").chmod(0o555)
+    target.chmod(0o555)
+    with new_folder(target) as folder:
+        (folder / "new").write_text("")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in target.iterdir()] == ["new"]

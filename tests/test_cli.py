@@ -256,7 +256,11 @@ def test_check_forecasts_what_the_run_makes(unlearn: Unlearn, tmp_path: Path, re
     _, out, _ = unlearn("check", recipe, "--json", *overrides)
     (forecast,) = objects(out)
     unlearn("run", recipe, "-q", *overrides)
-    units = read_json(tmp_path / "out/tiny/pruning_manifest.json")["units"]
+    manifest = read_json(tmp_path / "out/tiny/pruning_manifest.json")
+    assert forecast["model"]["parameters"] == manifest["base"]["parameters"]
+    scored = {corpus["name"]: corpus["scored_tokens"] for corpus in forecast["corpora"]}
+    assert scored == {"code": 19 * 32, "prose": 29 * 32}  # whole sequences
+    units = manifest["units"]
     for line, kind in zip(forecast["units"], ("ffn", "query_heads", "kv_heads"), strict=True):
         gone = units[kind]["total"] - units[kind]["kept"]
         assert f"({gone} of {units[kind]['total']} removed" in line

@@ -13,25 +13,36 @@ from pipeline.evaluation.quiet import quiet
 
 SEQUENCES = 2
 TOKENS = 512
-ROUNDS = 5
+TURNS = 2
+ROUNDS = 3  # of each turn
 
 
 def forward_rates(folders: Mapping[str, Path], dtype: str) -> dict[str, float]:
     """Tokens a second of each model's fastest forward pass, logits included.
 
-    The models take turns, so that a machine that others slow down slows all of them.
+    The models take turns, so that a machine that others slow down slows all of them; one of them
+    is loaded at a time.
     """
     best = dict.fromkeys(folders, float("inf"))
-    with quiet(), torch.inference_mode():
-        models = {name: load(folder, dtype, None)[0] for name, folder in folders.items()}
-        generator = torch.Generator().manual_seed(0)
-        for turn in range(ROUNDS + 1):  # the first is a warm-up
-            for name, model in models.items():
-                vocabulary = model.config.vocab_size
-                ids = torch.randint(vocabulary, (SEQUENCES, TOKENS), generator=generator)
-                ids = ids.to(model.device)
-                started = time.perf_counter()
-                float(model(input_ids=ids).logits[0, 0, 0])  # reading waits for an accelerator
-                if turn:
-                    best[name] = min(best[name], time.perf_counter() - started)
+    for _ in range(TURNS):
+        for name, folder in folders.items():
+            best[name] = min(best[name], _fastest(folder, dtype))
     return {name: SEQUENCES * TOKENS / seconds for name, seconds in best.items()}
+
+
+@torch.inference_mode()
+def _fastest(folder: Path, dtype: str) -> float:
+    """Seconds of the model's fastest forward pass, after one that warms up."""
+    best = float("inf")
+    with quiet():
+        model, _ = load(folder, dtype, None)
+        generator = torch.Generator().manual_seed(0)
+        for turn in range(1 + ROUNDS):
+            shape = (SEQUENCES, TOKENS)
+            ids = torch.randint(model.config.vocab_size, shape, generator=generator)
+            started = time.perf_counter()
+            logits_BTV = model(input_ids=ids.to(model.device)).logits
+            float(logits_BTV[0, 0, 0])  # reading waits for an accelerator
+            if turn:
+                best = min(best, time.perf_counter() - started)
+    return best

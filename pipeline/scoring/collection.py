@@ -1,9 +1,9 @@
 """One pass over packed sequences that sums statistics at the input of output projections.
 
 Sums of blocks, short enough for the processor's cache, are taken in float32 and added up in
-float64. Second moments, which cost as
-much as the layer itself, are products of blocks in the model's own type, each added up in a wider
-one, and of the large ones only a triangle is computed.
+float64; so are the products of a key/value group's own coordinates, where heads are to be ranked.
+The full second moments, which cost as much as the layer itself, are products of blocks in the
+model's own type, each added up in a wider one, and only a triangle is computed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Collector:
         widths: FFN neurons and attention coordinates of a layer.
         skip_positions: positions at the start of each sequence that are not counted.
         moments: unit kinds ("ffn", "attention") whose second moments are summed too.
+        heads: sum the second moments within each key/value group, which rank heads.
     """
 
     def __init__(
@@ -54,12 +55,16 @@ class Collector:
         *,
         skip_positions: int,
         moments: frozenset[str] = frozenset(),
+        heads: bool = False,
     ) -> None:
         self.points = points
         self.skip_positions = skip_positions
         layers = len(points.ffn)
         ffn, attention = widths
-        self.statistics = Statistics.zeros(layers, ffn, points.groups, attention // points.groups)
+        groups = points.groups if heads else 0
+        self.statistics = Statistics.zeros(
+            layers, ffn, attention, groups, attention // points.groups
+        )
         self.ffn_moments = _Moments(layers, ffn) if "ffn" in moments else None
         self.attention_moments = _Moments(layers, attention) if "attention" in moments else None
         self._seen: set[tuple[str, int]] = set()
@@ -105,9 +110,8 @@ class Collector:
 
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x_BSU = inputs[0].detach()[:, self.skip_positions :]
-            _add_sums(sums, layer, x_BSU, self._buffers(x_BSU))
-            if kind == "attention":
-                self._add_groups(layer, x_BSU)
+            groups = self.statistics.groups_LGDD[layer] if kind == "attention" else None
+            _add_sums(sums, layer, x_BSU, self._buffers(x_BSU), groups)
             if moments is not None:
                 moments.add(layer, x_BSU.flatten(0, 1))
             self._seen.add((kind, layer))
@@ -120,11 +124,6 @@ class Collector:
         if place not in self._buffers_of:
             self._buffers_of[place] = torch.empty(2, BLOCK_TOKENS, place[1], device=place[0])
         return self._buffers_of[place]
-
-    def _add_groups(self, layer: int, x_BSU: Tensor) -> None:
-        blocks = _wide_enough(x_BSU).flatten(0, 1).chunk(self.points.groups, dim=1)
-        for group, x_TD in enumerate(blocks):  # faster than one batched product
-            self.statistics.groups_LGDD[layer, group] += (x_TD.T @ x_TD).double().cpu()
 
 
 @torch.inference_mode()
@@ -153,9 +152,13 @@ def collect(
             advance(batch_BS.numel())
 
 
-def _add_sums(sums: UnitSums, layer: int, x_BSU: Tensor, buffers_2TU: Tensor) -> None:
+def _add_sums(
+    sums: UnitSums, layer: int, x_BSU: Tensor, buffers_2TU: Tensor, groups_GDD: Tensor | None
+) -> None:
     """Add a batch's sums; `buffers_2TU` is room for two blocks in float32."""
     added_4U = torch.zeros(len(SUMS), x_BSU.shape[2], dtype=torch.float64, device=x_BSU.device)
+    groups = 0 if groups_GDD is None else len(groups_GDD)
+    products: list[Tensor | float] = [0.0] * groups
     for block_BSU in _blocks(x_BSU):
         tokens = block_BSU.shape[0] * block_BSU.shape[1]
         x, derived = buffers_2TU[:, :tokens]
@@ -164,8 +167,14 @@ def _add_sums(sums: UnitSums, layer: int, x_BSU: Tensor, buffers_2TU: Tensor) ->
         added_4U[1] += torch.abs(x, out=derived).sum(dim=0)
         added_4U[2] += torch.mul(x, x, out=derived).sum(dim=0)
         added_4U[3] += torch.gt(x, 0, out=derived).sum(dim=0)
+        for group in range(groups):  # faster than one batched product
+            x_TD = x.chunk(groups, dim=1)[group]
+            products[group] += x_TD.T @ x_TD
     for name, added_U in zip(SUMS, added_4U.cpu(), strict=True):
         getattr(sums, f"{name}_LU")[layer] += added_U
+    if groups_GDD is not None:
+        for group_DD, product_DD in zip(groups_GDD, products, strict=True):
+            group_DD += torch.as_tensor(product_DD, device="cpu")
 
 
 def _blocks(x_BSU: Tensor) -> Iterator[Tensor]:

@@ -52,7 +52,7 @@ class Statistics:
         ffn: sums of every FFN neuron.
         attention: sums of every coordinate of the attention output (heads × head_dim).
         groups_LGDD: Σ x xᵀ of every key/value group's coordinates, from which the contribution of
-            any head or group to the residual stream follows.
+            any head or group to the residual stream follows; G is 0 where no heads are ranked.
     """
 
     tokens: int
@@ -61,12 +61,14 @@ class Statistics:
     groups_LGDD: Tensor
 
     @classmethod
-    def zeros(cls, layers: int, ffn: int, groups: int, group_width: int) -> Statistics:
+    def zeros(
+        cls, layers: int, ffn: int, attention: int, groups: int, group_width: int
+    ) -> Statistics:
         """No tokens seen yet."""
         return cls(
             tokens=0,
             ffn=UnitSums.zeros(layers, ffn),
-            attention=UnitSums.zeros(layers, groups * group_width),
+            attention=UnitSums.zeros(layers, attention),
             groups_LGDD=torch.zeros(layers, groups, group_width, group_width, dtype=torch.float64),
         )
 

@@ -22,7 +22,7 @@ from pipeline.scoring.collection import CapturePoints, Collector, collect
 from pipeline.scoring.statistics import Statistics
 from pipeline.stages.base import Base, load_model
 
-FORMAT = 3
+FORMAT = 4
 STATISTICS = "statistics.safetensors"
 COVERAGE = "coverage.json"
 Sequences = dict[str, Tensor]  # by side, token ids [N, S]
@@ -68,6 +68,11 @@ class Measurer:
         fractions = {"ffn": select.ffn.fraction, "attention": select.attention.fraction}
         return frozenset(kind for kind, fraction in fractions.items() if fraction)
 
+    @property
+    def ranks_heads(self) -> bool:
+        """Whether this recipe cuts heads, so that their contributions must be known."""
+        return self.recipe.select.attention.fraction > 0
+
     def measure(
         self, state: dict[str, Any] | None = None, masking: Masking | None = None
     ) -> Measurement:
@@ -106,6 +111,7 @@ class Measurer:
             "skip_positions": scoring.skip_positions,
             "batch_tokens": scoring.batch_tokens,
             "moments": sorted(self.moment_kinds) if side == "retain" else [],
+            "heads": self.ranks_heads,
             "state": digest_of(state) if state else None,
             "device": "cuda" if torch.cuda.is_available() else "cpu",
             "torch": torch.__version__,
@@ -140,6 +146,7 @@ class Measurer:
             (sizes.ffn, sizes.heads * sizes.head_dim),
             skip_positions=self.recipe.scoring.skip_positions,
             moments=self.moment_kinds if side == "retain" else frozenset(),
+            heads=self.ranks_heads,
         )
 
 
