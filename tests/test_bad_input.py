@@ -144,7 +144,7 @@ NO_TASK = "[{task: nonsense_task, side: forget}]"
         ("select.ffn.multiple_of=64", [], "cannot shrink to a multiple of 64"),
         ("select.steps=100000", [], "100000 steps cannot share"),
         ("scoring.sequence_length=513", [], "the model knows 512 positions"),
-        ("forget.0.exclude=def|return|x", [], "less than one sequence of 32"),
+        ("forget.0.exclude=def|return", ["scoring.sequence_length=400"], "less than one sequence"),
     ],
 )
 def test_what_cannot_work_is_found_before_scoring(
