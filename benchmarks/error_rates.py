@@ -17,6 +17,7 @@ LEVEL = 0.05
 DRAWS = 4000
 Generator = np.random.Generator
 Draw = Callable[[Generator, float], Paired]
+Measure = Callable[[Generator, float], Interval]
 
 
 def main() -> None:
@@ -24,13 +25,12 @@ def main() -> None:
     print("| metric | documents | drop = bound | shown below | shown above | better drop | PASS |")
     print("|---|---|---|---|---|---|---|")
     generator = np.random.default_rng(0)
-    for metric, draw, relative, chance, at_bound, better, sizes in CASES:
+    for metric, measure, at_bound, better, sizes in CASES:
         for n in sizes:
-            find = _finder(relative, chance)
-            at = [find(draw(n)(generator, at_bound)) for _ in range(DRAWS)]
+            at = [measure(n)(generator, at_bound) for _ in range(DRAWS)]
             below = sum(found.high < at_bound for found in at) / DRAWS
             above = sum(found.low > at_bound for found in at) / DRAWS
-            good = [find(draw(n)(generator, better)) for _ in range(DRAWS)]
+            good = [measure(n)(generator, better) for _ in range(DRAWS)]
             forget = better > at_bound
             passed = sum(
                 found.low > at_bound if forget else found.high < at_bound for found in good
@@ -82,18 +82,37 @@ def next_tokens(n: int) -> Draw:
     return draw
 
 
+def selectivity(n: int) -> Measure:
+    """By how much one task's relative drop exceeds another's of four times as many documents."""
+    find = _finder(True, 0.0)
+
+    def draw(generator: Generator, difference: float) -> Interval:
+        retain = 0.07
+        forget = find(next_tokens(n)(generator, retain + difference))
+        return forget.minus(find(next_tokens(4 * n)(generator, retain)))
+
+    return draw
+
+
 def _finder(relative: bool, chance: float) -> Callable[[Paired], Interval]:
     return lambda paired: interval_of_drop(
         paired, level=LEVEL, higher_is_better=True, relative=relative, chance=chance
     )
 
 
-Case = tuple[str, Callable[[int], Draw], bool, float, float, float, tuple[int, ...]]
-CASES: tuple[Case, ...] = (
-    ("acc, absolute", right_or_wrong(0.63, 0.02), False, 0.0, 0.05, 0.02, (100, 500, 1000)),
-    ("acc, above chance", above_chance(0.76, 0.2), True, 0.2, 0.5, 0.7, (50, 100, 500)),
-    ("top-1, relative, forget", next_tokens, True, 0.0, 0.5, 0.58, (20, 40, 140)),
-    ("top-1, relative, retain", next_tokens, True, 0.0, 0.1, 0.07, (40, 150, 500)),
+def _one_task(
+    draw: Callable[[int], Draw], relative: bool = True, chance: float = 0.0
+) -> Callable[[int], Measure]:
+    find = _finder(relative, chance)
+    return lambda n: lambda generator, drop: find(draw(n)(generator, drop))
+
+
+CASES: tuple[tuple[str, Callable[[int], Measure], float, float, tuple[int, ...]], ...] = (
+    ("acc, absolute", _one_task(right_or_wrong(0.63, 0.02), False), 0.05, 0.02, (100, 500, 1000)),
+    ("acc, above chance", _one_task(above_chance(0.76, 0.2), True, 0.2), 0.5, 0.7, (50, 100, 500)),
+    ("top-1, relative, forget", _one_task(next_tokens), 0.5, 0.58, (20, 40, 140)),
+    ("top-1, relative, retain", _one_task(next_tokens), 0.1, 0.07, (40, 150, 500)),
+    ("top-1, relative, selectivity", selectivity, 0.4, 0.5, (20, 40, 140)),
 )
 
 if __name__ == "__main__":

@@ -155,7 +155,8 @@ def _minutes(recipe: Recipe, parameters: int, evaluated_tokens: int) -> tuple[fl
     """Shortest and longest time that the run can be expected to take."""
     factor = MOMENTS_FACTOR if recipe.compensate.enabled else 1.0
     scoring = recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
-    tokens = scoring * recipe.select.steps + 2 * evaluated_tokens
+    models = 2 if recipe.control is None else 3
+    tokens = scoring * recipe.select.steps + models * evaluated_tokens
     seconds = 2 * parameters * tokens / _rate(recipe.model.dtype)
     slow, fast = REACHED
     return (seconds / fast + OVERHEAD_SECONDS) / 60, (seconds / slow + OVERHEAD_SECONDS) / 60
@@ -182,4 +183,6 @@ def _gate_text(gate: Gate) -> str:
     assert bound is not None
     share = {"relative": "of itself", "above_chance": f"of its distance to {gate.chance}"}
     amount = f"{bound:g}" if gate.scale == "absolute" else f"{bound:.1%} {share[gate.scale]}"
-    return f"{gate.task} {gate.metric} drops {'at least' if at_least else 'at most'} {amount}"
+    text = f"{gate.task} {gate.metric} drops {'at least' if at_least else 'at most'} {amount}"
+    text += f" more than {gate.more_than}" if gate.more_than else ""
+    return text + (" against the control" if gate.against == "control" else "")

@@ -308,6 +308,17 @@ class Evaluate(Section):
     )
 
 
+class Control(Section):
+    """A cut of the same shape that knows nothing of the texts, to compare the real one with."""
+
+    score: Literal["random", "magnitude"] = Field(
+        "random",
+        description="How its units are chosen: at random, or those with the smallest weight norm. "
+        "Massive neurons are protected and projections are compensated as in the real cut.",
+    )
+    seed: int = Field(1, ge=0, strict=True, description="Seed of a random control.")
+
+
 class Gate(Section):
     """A condition on one evaluation; exactly one of the two bounds is set."""
 
@@ -327,6 +338,19 @@ class Gate(Section):
     chance: float | None = Field(
         None, ge=0.0, description="Value of the metric for a model that knows nothing."
     )
+    against: Literal["base", "control"] = Field(
+        "base", description="What the pruned model is compared with; `control` needs that section."
+    )
+    more_than: Text | None = Field(
+        None,
+        description="Another task with the same metric, for a gate on selectivity: what counts is "
+        "by how much the drop of `task` exceeds that of this one.",
+    )
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks whose drops count: `task`, and `more_than` if there is one."""
+        return (self.task,) if self.more_than is None else (self.task, self.more_than)
 
     @model_validator(mode="after")
     def _is_complete(self) -> Gate:
@@ -334,6 +358,10 @@ class Gate(Section):
             raise ValueError("set exactly one of drops_at_least and drops_at_most")
         if (self.scale == "above_chance") != (self.chance is not None):
             raise ValueError("chance belongs to scale: above_chance, and that scale needs it")
+        if self.more_than is not None and self.scale == "above_chance":
+            raise ValueError("more_than compares two tasks, whose chances differ: choose a scale")
+        if self.more_than == self.task:
+            raise ValueError("more_than must name another task")
         return self
 
 
@@ -382,6 +410,9 @@ class Recipe(Section):
     )
     evaluate: Evaluate = Field(
         default_factory=lambda: Evaluate(), description="How base and pruned are measured."
+    )
+    control: Control | None = Field(
+        None, description="A cut of the same shape to compare with; it costs another evaluation."
     )
     gates: tuple[Gate, ...] = Field((), description="Conditions that decide the verdict.")
     statistics: Statistics = Field(
@@ -432,9 +463,12 @@ class Recipe(Section):
             text = f"no position of a sequence of {length} tokens would be counted"
             yield ("scoring", "skip_positions"), text, "", []
         for index, gate in enumerate(self.gates):
-            if gate.task not in self.evaluated:
-                text = f"{gate.task} is not evaluated"
-                yield ("gates", index, "task"), text, gate.task, sorted(self.evaluated)
+            for key, task in zip(("task", "more_than"), gate.tasks, strict=False):
+                if task not in self.evaluated:
+                    text = f"{task} is not evaluated"
+                    yield ("gates", index, key), text, task, sorted(self.evaluated)
+            if gate.against == "control" and self.control is None:
+                yield ("gates", index, "against"), "the recipe has no control", "", []
 
 
 def next_token_task(corpus: str) -> str:

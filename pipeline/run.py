@@ -11,7 +11,6 @@ from typing import Any
 from pipeline.cache import Cache, digest_of, new_folder, write_json
 from pipeline.evaluation.completions import complete
 from pipeline.evaluation.speed import forward_rates
-from pipeline.export.checkpoint import copy_companions, pruned_config
 from pipeline.export.manifest import environment, write_manifest
 from pipeline.export.maps import write_maps
 from pipeline.export.proof import Proof, prove
@@ -22,13 +21,13 @@ from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, open_base
 from pipeline.stages.choose import Choice, choose, masking
+from pipeline.stages.cut import write_checkpoint
 from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_inputs, check_target, finished
 from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import Texts, prepare
-from pipeline.surgery.coordinates import tensor_cuts
-from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
+from pipeline.surgery.cut import SurgeryReport
 
 FORMAT = 3  # raise when the same recipe makes another output
 
@@ -86,21 +85,23 @@ class Run:
             choice = choose(base, self.recipe, measurer, self.progress)
             self._say_choice(choice)
         with new_folder(target) as folder:
-            manifest = self._make(folder, base, texts, choice) | {"run_key": run_key}
+            manifest = self._make(folder, base, texts, measurer, choice) | {"run_key": run_key}
             write_card(folder, manifest)
             write_manifest(folder, manifest)
             # A run takes minutes: what somebody put into the folder meanwhile is theirs too.
             check_target(target, self.recipe.name, force)
         return Outcome(target, manifest, reused=False)
 
-    def _make(self, folder: Path, base: Base, texts: Texts, choice: Choice) -> dict[str, Any]:
+    def _make(
+        self, folder: Path, base: Base, texts: Texts, measurer: Measurer, choice: Choice
+    ) -> dict[str, Any]:
         with self.progress.stage("Surgery"):
             report = self._cut(folder, base, choice)
         with self.progress.stage("Proof"):
             proof = self._prove(folder, base, texts, choice)
         digest = digest_of_weights(folder, str(folder))
         judgement = evaluate_and_judge(
-            base, folder, digest, texts, self.loaded, self.cache, self.progress
+            base, folder, digest, texts, measurer, self.loaded, self.cache, self.progress
         )
         with self.progress.stage("Prompts"):
             prompts_before = self._complete(base.model.path, base.model.weights_sha256)
@@ -110,8 +111,8 @@ class Run:
             speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype)
         evaluation = {**judgement.as_dict(), "forward_tokens_per_second": speed}
         write_json(folder / "evaluation.json", evaluation)
-        for side, result in (("base", judgement.before), ("pruned", judgement.after)):
-            shutil.copytree(result.samples_folder, folder / "samples" / side, ignore=_no_key)
+        for name, result in judgement.evaluations.items():
+            shutil.copytree(result.samples_folder, folder / "samples" / name, ignore=_no_key)
         return {
             "name": self.recipe.name,
             "description": self.recipe.description,
@@ -158,13 +159,9 @@ class Run:
         }
 
     def _cut(self, folder: Path, base: Base, choice: Choice) -> SurgeryReport:
-        cuts = tensor_cuts(base.architecture, choice.plan, base.dimensions.head_dim)
         total = sum(tensor.size for tensor in base.tensors.values())
         with self.progress.bar("writing", total, "bytes") as advance:
-            report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
-        config = pruned_config(base.model.path, base.architecture, base.dimensions, choice.plan)
-        write_json(folder / "config.json", config)
-        copy_companions(base.model.path, folder)
+            report = write_checkpoint(folder, base, choice, advance)
         if self.recipe.compensate.publish_maps:
             write_maps(folder, choice.maps)
         before, after = report.parameters

@@ -18,6 +18,7 @@ from pipeline.release.checks.claims import EVALUATION, check_evaluation, differe
 from pipeline.release.checks.findings import Finding
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.judge import Judgement, evaluate_and_judge
+from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import prepare
 from pipeline.verify import Release, Verification, verify
@@ -96,13 +97,13 @@ def validate(
             release.folder,
             digest_of_weights(release.folder, str(release.folder)),
             texts,
+            Measurer(release.base, loaded.recipe, texts.sequences, cache, progress),
             loaded,
             cache,
             progress,
         )
         evaluated = time.monotonic() - began
-        measured = {"base": judgement.before, "pruned": judgement.after}
-        findings, others = check_evaluation(_claimed(release.folder), measured)
+        findings, others = check_evaluation(_claimed(release.folder), judgement.evaluations)
         notes += others
         verdict = "FAIL" if findings else judgement.verdict.decision
     seconds = {"evaluation": evaluated, "total": time.monotonic() - started}

@@ -18,6 +18,7 @@ from tiny_models import load, logits, some_ids
 from tiny_recipe import PROSE, tiny_recipe, write_recipe
 
 import pipeline.run
+import pipeline.stages.cut
 from pipeline.cache import Cache, digest_of, digest_of_file, read_json, write_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
@@ -205,7 +206,7 @@ def test_a_changed_text_is_scored_again(place: Place) -> None:
 
 @pytest.mark.parametrize(
     "stage",
-    ["choose", "cut_checkpoint", "prove", "evaluate_and_judge", "write_card", "write_manifest"],
+    ["choose", "write_checkpoint", "prove", "evaluate_and_judge", "write_card", "write_manifest"],
 )
 def test_an_interrupted_run_leaves_what_was_and_continues(
     place: Place, monkeypatch: pytest.MonkeyPatch, stage: str
@@ -263,7 +264,7 @@ def test_a_checkpoint_that_fails_its_proof_is_not_released(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = bytes_in(place.target)
-    made = pipeline.run.cut_checkpoint
+    made = pipeline.stages.cut.cut_checkpoint
 
     def tampered(base: Path, target: Path, cuts: Any, *rest: Any) -> Any:
         name = "model.layers.1.mlp.up_proj.weight"
@@ -271,7 +272,7 @@ def test_a_checkpoint_that_fails_its_proof_is_not_released(
         wrong = type(cuts[name])(0, (second, first_, *others), cuts[name].total)
         return made(base, target, cuts | {name: wrong}, *rest)
 
-    monkeypatch.setattr(pipeline.run, "cut_checkpoint", tampered)
+    monkeypatch.setattr(pipeline.stages.cut, "cut_checkpoint", tampered)
     with pytest.raises(BrokenError, match="does not compute what the masked original computes"):
         place.run("select.ffn.fraction=0.5")
     assert bytes_in(place.target) == before

@@ -6,7 +6,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipeline.errors import BrokenError, InputError
 from pipeline.evaluation.paired import Interval, interval_of_drop
@@ -24,7 +24,7 @@ class GateResult:
 
     Attributes:
         gate: the gate.
-        base: the metric of the base.
+        base: the metric of the base, or of the control that the gate compares with.
         pruned: the metric of the pruned model.
         drop: how much worse the metric became.
         low: the drop is at least this, at the gate's level; None if that is unknown.
@@ -86,15 +86,16 @@ def check_metrics(gates: Sequence[Gate], metrics: Mapping[str, Sequence[str] | N
         InputError: a task does not have the metric that a gate names.
     """
     for index, gate in enumerate(gates):
-        known = metrics.get(gate.task)
-        if known is not None and gate.metric not in known:
-            near = difflib.get_close_matches(gate.metric, known, n=1)
-            raise InputError(
-                f"the task {gate.task} has no metric {gate.metric!r}",
-                where=f"gates.{index}.metric",
-                remedy=f"{f'did you mean {near[0]}? ' if near else ''}its metrics are: "
-                f"{', '.join(known)}",
-            )
+        for task in gate.tasks:
+            known = metrics.get(task)
+            if known is not None and gate.metric not in known:
+                near = difflib.get_close_matches(gate.metric, known, n=1)
+                raise InputError(
+                    f"the task {task} has no metric {gate.metric!r}",
+                    where=f"gates.{index}.metric",
+                    remedy=f"{f'did you mean {near[0]}? ' if near else ''}its metrics are: "
+                    f"{', '.join(known)}",
+                )
 
 
 def judge(
@@ -102,24 +103,32 @@ def judge(
     base: Evaluation,
     pruned: Evaluation,
     statistics: Statistics | None = None,
+    control: Evaluation | None = None,
 ) -> Verdict:
-    """Judge a pruned model against its base, by one-sided paired tests.
+    """Judge a pruned model against its base (or a control), by one-sided paired tests.
 
     A forget gate is a test of superiority: it passes if the drop is shown to be above its bound. A
     retain gate is one of non-inferiority: it passes if the drop is shown to be below its margin.
-    The level is shared among the gates (Bonferroni).
+    A gate on selectivity (`more_than`) is on the difference of two tasks' drops. The level is
+    shared among the gates (Bonferroni).
 
     Raises:
         InputError: a gate names a task or a metric that was not measured.
         BrokenError: the two models were not asked about the same documents.
+        ValueError: a gate compares with a control, and there is none.
     """
     statistics = statistics or Statistics()
     level = statistics.level / max(len(gates), 1)
-    results = tuple(_judge(gate, base, pruned, statistics, level) for gate in gates)
+    references = {"base": base, "control": control}
+    results = []
+    for gate in gates:
+        if (reference := references[gate.against]) is None:
+            raise ValueError("a gate compares with a control, and there is none")
+        results.append(_judge(gate, reference, pruned, statistics, level))
     decisions = {result.decision for result in results}
     order: tuple[Decision, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
     worst: Decision = next((each for each in order if each in decisions), "UNJUDGED")
-    return Verdict(worst, results, level)
+    return Verdict(worst, tuple(results), level)
 
 
 def drop_of(gate: Gate, base: float, pruned: float, *, higher_is_better: bool) -> float:
@@ -133,51 +142,84 @@ def drop_of(gate: Gate, base: float, pruned: float, *, higher_is_better: bool) -
 
 
 def _judge(
-    gate: Gate, base: Evaluation, pruned: Evaluation, statistics: Statistics, level: float
+    gate: Gate, reference: Evaluation, pruned: Evaluation, statistics: Statistics, level: float
 ) -> GateResult:
-    before, after = _result(gate, base), _result(gate, pruned)
+    drops = [_drop_on(task, gate, reference, pruned, statistics, level) for task in gate.tasks]
+    first = drops[0]
+    drop = first.drop - sum(other.drop for other in drops[1:])
+    bound = gate.drops_at_least if gate.drops_at_least is not None else gate.drops_at_most
+    assert bound is not None
+    said = _said(gate, drops, drop)
+    limit = f"({_limit(gate)} {_amount(gate, bound)})"
+
+    def result(decision: Decision, words: str, interval: Interval | None = None) -> GateResult:
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        return GateResult(gate, first.before, first.after, drop, low, high, bound, decision, words)
+
+    # A model that answers NaN or infinity is broken, whichever way the comparison goes.
+    if not all(math.isfinite(value) for each in drops for value in each[:3]):
+        return result("FAIL", f"{gate.task} {gate.metric} cannot be judged {limit}")
+    intervals = [each.interval for each in drops if not isinstance(each.interval, str)]
+    if reasons := [each.interval for each in drops if isinstance(each.interval, str)]:
+        return result("INCONCLUSIVE", f"{said} {limit}; {reasons[0]}")
+    interval = intervals[0] if len(intervals) == 1 else intervals[0].minus(intervals[1])
+    words = f"{said}, from {_amount(gate, interval.low)} to {_amount(gate, interval.high)} {limit}"
+    decision = _decision(gate, interval, bound)
+    if decision == "INCONCLUSIVE":
+        needed = interval.documents_needed(bound, level, statistics.power)
+        words += f"; {interval.n} documents cannot decide it"
+        words += f", about {needed:,} could" if needed else ""
+    return result(decision, words, interval)
+
+
+class _Drop(NamedTuple):
+    """One task's metric on both models; instead of an interval, why there is none."""
+
+    before: float
+    after: float
+    drop: float
+    interval: Interval | str
+    higher_is_better: bool
+
+
+def _drop_on(
+    task: str,
+    gate: Gate,
+    reference: Evaluation,
+    pruned: Evaluation,
+    statistics: Statistics,
+    level: float,
+) -> _Drop:
+    before, after = (_result(task, gate.metric, each) for each in (reference, pruned))
     if (before.n, before.documents) != (after.n, after.documents):
         raise BrokenError(
-            f"base and pruned model were evaluated on different documents "
-            f"({before.n} and {after.n})",
-            where=f"task {gate.task}",
+            f"the models were evaluated on different documents ({before.n} and {after.n})",
+            where=f"task {task}",
             remedy="run the same command again; if it stays so, report it",
         )
     values = before.metrics[gate.metric], after.metrics[gate.metric]
     higher_is_better = before.higher_is_better[gate.metric]
     drop = drop_of(gate, *values, higher_is_better=higher_is_better)
-    bound = gate.drops_at_least if gate.drops_at_least is not None else gate.drops_at_most
-    assert bound is not None
-    said = _said(gate, drop, higher_is_better)
-    limit = f"({_limit(gate)} {_amount(gate, bound)})"
 
-    def result(decision: Decision, words: str, interval: Interval | None = None) -> GateResult:
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        return GateResult(gate, *values, drop, low, high, bound, decision, words)
+    def found(interval: Interval | str) -> _Drop:
+        return _Drop(*values, drop, interval, higher_is_better)
 
-    # A model that answers NaN or infinity is broken, whichever way the comparison goes.
     if not all(map(math.isfinite, (*values, drop))):
-        return result("FAIL", f"{gate.task} {gate.metric} cannot be judged {limit}")
-    paired = paired_documents(base, pruned, gate.task, gate.metric)
+        return found("a figure is not finite")
+    paired = paired_documents(reference, pruned, task, gate.metric)
     if paired is None:
-        return result("INCONCLUSIVE", f"{said} {limit}; no figure per document, so no test")
-    if paired.n < statistics.min_documents:
-        least = statistics.min_documents
-        return result("INCONCLUSIVE", f"{said} {limit}; {paired.n} documents, {least} are needed")
-    interval = interval_of_drop(
-        paired,
-        level=level,
-        higher_is_better=higher_is_better,
-        relative=gate.scale != "absolute",
-        chance=gate.chance or 0.0,
+        return found("no figure per document, so no test")
+    if paired.n < (least := statistics.min_documents):
+        return found(f"{paired.n} documents, {least} are needed")
+    return found(
+        interval_of_drop(
+            paired,
+            level=level,
+            higher_is_better=higher_is_better,
+            relative=gate.scale != "absolute",
+            chance=gate.chance or 0.0,
+        )
     )
-    words = f"{said}, from {_amount(gate, interval.low)} to {_amount(gate, interval.high)} {limit}"
-    decision = _decision(gate, interval, bound)
-    if decision == "INCONCLUSIVE":
-        needed = interval.documents_needed(bound, level, statistics.power)
-        words += f"; {paired.n} documents cannot decide it"
-        words += f", about {needed:,} could" if needed else ""
-    return result(decision, words, interval)
 
 
 def _decision(gate: Gate, interval: Interval, bound: float) -> Decision:
@@ -187,30 +229,37 @@ def _decision(gate: Gate, interval: Interval, bound: float) -> Decision:
     return "PASS" if below else "FAIL" if above else "INCONCLUSIVE"
 
 
-def _result(gate: Gate, evaluation: Evaluation) -> TaskResult:
-    result = evaluation.tasks.get(gate.task)
+def _result(task: str, metric: str, evaluation: Evaluation) -> TaskResult:
+    result = evaluation.tasks.get(task)
     if result is None:
         raise InputError(
-            f"a gate names the task {gate.task!r}, which was not evaluated",
+            f"a gate names the task {task!r}, which was not evaluated",
             where="gates",
             remedy=f"evaluated are: {', '.join(sorted(evaluation.tasks))}",
         )
-    if gate.metric not in result.metrics:
+    if metric not in result.metrics:
         raise InputError(
-            f"a gate names the metric {gate.metric!r}, which the task {gate.task} does not have",
+            f"a gate names the metric {metric!r}, which the task {task} does not have",
             where="gates",
             remedy=f"its metrics are: {', '.join(sorted(result.metrics))}",
         )
     return result
 
 
-def _said(gate: Gate, drop: float, higher_is_better: bool) -> str:
-    worse, better = ("dropped", "rose") if higher_is_better else ("rose", "fell")
+def _said(gate: Gate, drops: Sequence[_Drop], drop: float) -> str:
+    first = drops[0]
+    worse, better = ("dropped", "rose") if first.higher_is_better else ("rose", "fell")
     if gate.scale == "above_chance":
         worse, better = "lost", "gained"
     of = " of its distance to chance" if gate.scale == "above_chance" else ""
-    verb = better if drop < 0 else worse
-    return f"{gate.task} {gate.metric} {verb} {_amount(gate, abs(drop))}{of}"
+    verb = better if first.drop < 0 else worse
+    said = f"{gate.task} {gate.metric} {verb} {_amount(gate, abs(first.drop))}{of}"
+    if gate.against == "control":
+        said += " against the control"
+    if gate.more_than is not None:
+        beyond = "more" if drop >= 0 else "less"
+        said += f", {_amount(gate, abs(drop))} {beyond} than {gate.more_than}"
+    return said
 
 
 def _limit(gate: Gate) -> str:

@@ -22,6 +22,7 @@ def card_text(manifest: dict[str, Any]) -> str:
     return template("card.md.jinja").render(
         m=manifest,
         metrics=metric_rows(manifest["evaluation"]),
+        controlled="control" in manifest["evaluation"],
         sizes=size_rows(manifest),
         baselines=_baselines(manifest["recipe"].get("select", {})),
         removed=[

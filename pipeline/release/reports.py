@@ -75,6 +75,7 @@ def write_markdown(path: Path, validation: dict[str, Any]) -> None:
         v=validation,
         checks=list(checks(validation)),
         metrics=metric_rows(evaluation) if evaluation else [],
+        controlled=evaluation is not None and "control" in evaluation,
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as stream:

@@ -10,7 +10,7 @@ SHOWN = ("top1", "loss", "acc_norm", "acc", "bits_per_byte")
 
 
 class MetricRow(NamedTuple):
-    """One metric of one task, before and after."""
+    """One metric of one task, before and after; `control` is empty where there is none."""
 
     side: str
     task: str
@@ -19,6 +19,7 @@ class MetricRow(NamedTuple):
     before: str
     after: str
     change: str
+    control: str = ""
 
 
 class SizeRow(NamedTuple):
@@ -33,10 +34,12 @@ class SizeRow(NamedTuple):
 def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
     """Rows of `evaluation.json`, forget first."""
     before, after = evaluation["base"]["tasks"], evaluation["pruned"]["tasks"]
+    control = evaluation["control"]["tasks"] if "control" in evaluation else {}
     rows = []
     for task in sorted(before, key=lambda name: (before[name]["side"] != "forget", name)):
         values, errors = before[task]["metrics"], before[task]["stderr"]
         pruned, pruned_errors = after[task]["metrics"], after[task]["stderr"]
+        other = control.get(task, {"metrics": {}, "stderr": {}})
         shown = [metric for metric in SHOWN if metric in values] or sorted(values)
         for metric in shown:
             rows.append(
@@ -50,6 +53,9 @@ def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
                     change=_change(
                         values[metric], pruned[metric], before[task]["higher_is_better"][metric]
                     ),
+                    control=_with_error(other["metrics"].get(metric), other["stderr"].get(metric))
+                    if control
+                    else "",
                 )
             )
     return rows

@@ -26,7 +26,9 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
     """Print one table with sizes, tasks, gates and verdict, and where things are."""
     console = console or _console()
     verdict = manifest["verdict"]
-    table = _comparison(f"{manifest['name']}: {escape(manifest['base']['name'])}")
+    table = _comparison(
+        f"{manifest['name']}: {escape(manifest['base']['name'])}", manifest["evaluation"]
+    )
     for size in size_rows(manifest):
         table.add_row(size.what, size.before, size.after, size.change)
     _show_metrics(table, manifest["evaluation"], console)
@@ -78,7 +80,8 @@ def show_validation(found: dict[str, Any], console: Console | None = None) -> No
     for note in found["notes"]:
         console.print(f"Note:     {_plain(note)}")
     if found["evaluation"] is not None:
-        table = _comparison(f"{found['name']}: {escape(found['verification']['base'])}")
+        title = f"{found['name']}: {escape(found['verification']['base'])}"
+        table = _comparison(title, found["evaluation"])
         _show_metrics(table, found["evaluation"], console)
     for finding in found["findings"]:
         console.print(f"  [red]FAIL[/]  {_plain(finding['where'])} {_plain(finding['what'])}")
@@ -145,9 +148,10 @@ def _plain(text: str) -> str:
     return escape(printable(text))
 
 
-def _comparison(title: str) -> Table:
+def _comparison(title: str, evaluation: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left")
-    for column in ("", "base", "pruned", "change"):
+    control = ["control"] if "control" in evaluation else []
+    for column in ("", "base", "pruned", "change", *control):
         table.add_column(column, justify="left" if not column else "right")
     return table
 
@@ -161,7 +165,8 @@ def _show_metrics(table: Table, evaluation: dict[str, Any], console: Console) ->
             table.add_row(f"[bold]{row.side}[/]")
             side = row.side
         name = f"{escape(row.task)} {escape(row.metric)} [dim]({row.n})[/]"
-        table.add_row(name, row.before, row.after, row.change)
+        control = [row.control] if row.control else []
+        table.add_row(name, row.before, row.after, row.change, *control)
     console.print(table)
     for gate in evaluation["gates"]:
         decision = gate["decision"]

@@ -1,4 +1,4 @@
-"""Evaluation of base and pruned model by a recipe, and the verdict of its gates."""
+"""Evaluation of base, pruned model and control by a recipe, and the verdict of its gates."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
+from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import Base
+from pipeline.stages.cut import make_control
+from pipeline.stages.measure import Measurer
 from pipeline.stages.texts import Texts
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """Both evaluations and what the gates say of them."""
+    """The evaluations by model ("base", "pruned", "control"), and what the gates say of them."""
 
-    before: Evaluation
-    after: Evaluation
+    evaluations: dict[str, Evaluation]
     verdict: Verdict
 
     def as_dict(self) -> dict[str, Any]:
         """For `evaluation.json`; JSON-able."""
-        return {
-            "base": self.before.as_dict(),
-            "pruned": self.after.as_dict(),
-            **self.verdict.as_dict(),
-        }
+        models = {name: evaluation.as_dict() for name, evaluation in self.evaluations.items()}
+        return {**models, **self.verdict.as_dict()}
 
 
 def evaluate_and_judge(
@@ -38,17 +37,19 @@ def evaluate_and_judge(
     pruned: Path,
     pruned_sha256: str,
     texts: Texts,
+    measurer: Measurer,
     loaded: LoadedRecipe,
     cache: Cache,
     progress: Progress,
 ) -> Judgement:
-    """Evaluate both models on a recipe's tasks and held-out texts; one is loaded at a time.
+    """Evaluate the models on a recipe's tasks and held-out texts; one is loaded at a time.
 
     Args:
         base: the base model.
         pruned: folder of the pruned model.
         pruned_sha256: digest of its weights, for the cache.
         texts: the recipe's texts.
+        measurer: scores them for the recipe's control, if it asks for one.
         loaded: the recipe, whose tasks, limits and gates count.
         cache: keeps the results of finished tasks.
         progress: where to report.
@@ -58,24 +59,33 @@ def evaluate_and_judge(
         BrokenError: a task's documents cannot be fetched.
     """
     recipe = loaded.recipe
-    results = []
-    for name, folder, digest in (
-        ("base", base.model.path, base.model.weights_sha256),
-        ("pruned", pruned, pruned_sha256),
-    ):
+    models = {
+        "base": (base.model.path, base.model.weights_sha256),
+        "pruned": (pruned, pruned_sha256),
+    }
+    if recipe.control is not None:
+        with progress.stage(f"Control ({recipe.control.score} cut of the same shape)"):
+            folder = make_control(base, recipe, measurer, cache, progress)
+        models["control"] = (folder, digest_of_weights(folder, str(folder)))
+    evaluations = {}
+    for name, (folder, digest) in models.items():
         with progress.stage(f"Evaluation of the {name} model"):
-            results.append(
-                evaluate(
-                    folder,
-                    digest,
-                    recipe.evaluate,
-                    sides=recipe.evaluated,
-                    held_out=texts.held_out,
-                    task_folders=[loaded.folder / each for each in recipe.evaluate.task_folders],
-                    seed=recipe.seed,
-                    cache=cache,
-                    progress=progress,
-                )
+            evaluations[name] = evaluate(
+                folder,
+                digest,
+                recipe.evaluate,
+                sides=recipe.evaluated,
+                held_out=texts.held_out,
+                task_folders=[loaded.folder / each for each in recipe.evaluate.task_folders],
+                seed=recipe.seed,
+                cache=cache,
+                progress=progress,
             )
-    before, after = results
-    return Judgement(before, after, judge(recipe.gates, before, after, recipe.statistics))
+    verdict = judge(
+        recipe.gates,
+        evaluations["base"],
+        evaluations["pruned"],
+        recipe.statistics,
+        evaluations.get("control"),
+    )
+    return Judgement(evaluations, verdict)

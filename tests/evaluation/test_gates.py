@@ -25,21 +25,33 @@ atexit.register(shutil.rmtree, ROOM)
 
 
 def measured(
-    value: float, metric: str = "top1", n: int = 20, documents: str = "d", spread: float = 0.0
+    value: float,
+    metric: str = "top1",
+    n: int = 20,
+    documents: str = "d",
+    spread: float = 0.0,
+    task: str = "code",
 ) -> Evaluation:
     """An evaluation with n documents around a value; without spread, its interval is a point."""
     folder = Path(tempfile.mkdtemp(dir=ROOM))
-    with (folder / "code.jsonl").open("w") as lines:
+    with (folder / f"{task}.jsonl").open("w") as lines:
         for number in range(n):
             figure = [2 * value + spread * (-1) ** number, 2]
             row = {"doc_id": number, "document": f"{documents}{number}", metric: figure}
             lines.write(json.dumps(plain_json(row)) + "\n")
     higher = {metric: metric != "loss"}
     result = TaskResult(
-        "code", "forget", {metric: value}, {metric: None}, higher, {metric: RATIO}, n, documents,
+        task, "forget", {metric: value}, {metric: None}, higher, {metric: RATIO}, n, documents,
         1, 1.0,
     )  # fmt: skip
-    return Evaluation({"code": result}, folder)
+    return Evaluation({task: result}, folder)
+
+
+def together(one: Evaluation, other: Evaluation) -> Evaluation:
+    """Two tasks of one model."""
+    for name in other.tasks:
+        shutil.copy(other.samples_folder / f"{name}.jsonl", one.samples_folder)
+    return Evaluation({**one.tasks, **other.tasks}, one.samples_folder)
 
 
 def gate(metric: str = "top1", **fields: Any) -> Gate:
@@ -204,3 +216,64 @@ def test_a_deeper_drop_never_fails_a_forget_gate(base: float, one: float, two: f
             judge([asked], measured(base), measured(x)) for x in sorted((one, two))[::-1]
         )
         assert higher.decision == "FAIL" or lower.decision == "PASS"
+
+
+SELECTIVITY = {"more_than": "prose", "drops_at_least": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("code", "prose", "decision", "words"),
+    [
+        (
+            0.2,
+            0.45,
+            "PASS",
+            "dropped 60 %, 50 % more than prose, from 50 % to 50 % (at least 30 %)",
+        ),
+        (0.2, 0.2, "FAIL", "dropped 60 %, 0 % more than prose"),  # plain damage
+        (0.4, 0.3, "FAIL", "dropped 20 %, 20 % less than prose"),
+    ],
+)
+def test_plain_damage_is_not_selective(
+    code: float, prose: float, decision: str, words: str
+) -> None:
+    base, pruned = (
+        together(measured(one), measured(other, task="prose"))
+        for one, other in ((0.5, 0.5), (code, prose))
+    )
+    (result,) = judge([gate(**SELECTIVITY)], base, pruned).gates
+    assert (result.decision, words in result.sentence) == (decision, True), result.sentence
+
+
+def test_selectivity_is_as_unsure_as_both_tasks() -> None:
+    base = together(measured(0.5), measured(0.5, task="prose"))
+    for spreads in ((0.3, 0.0), (0.0, 0.3), (0.3, 0.3)):
+        of_code, of_prose = spreads
+        pruned = together(
+            measured(0.3, spread=of_code), measured(0.45, spread=of_prose, task="prose")
+        )
+        (result,) = judge([gate(**SELECTIVITY)], base, pruned).gates
+        assert result.decision == "INCONCLUSIVE"
+        assert result.sentence.endswith("; 40 documents cannot decide it")  # nor could more
+        few = together(measured(0.3), measured(0.45, n=19, task="prose"))
+        few_base = together(measured(0.5), measured(0.5, n=19, task="prose"))
+        (result,) = judge([gate(**SELECTIVITY)], few_base, few).gates
+        assert result.sentence.endswith("; 19 documents, 20 are needed")
+
+
+def test_a_gate_may_compare_with_the_control() -> None:
+    one = gate(drops_at_least=0.5, against="control")
+    base, pruned = measured(0.5), measured(0.2)
+    (result,) = judge([one], base, pruned, control=measured(0.45)).gates
+    assert (result.decision, result.base) == ("PASS", 0.45)
+    assert "code top1 dropped 55.6 % against the control" in result.sentence
+    # A control that lost as much shows that any damage would have done.
+    assert judge([one], base, pruned, control=measured(0.25)).decision == "FAIL"
+    with pytest.raises(ValueError, match="control"):
+        judge([one], base, pruned)
+
+
+def test_a_broken_other_task_fails_a_gate_on_selectivity() -> None:
+    base = together(measured(0.5), measured(0.5, task="prose"))
+    pruned = together(measured(0.1), measured(math.nan, task="prose"))
+    assert judge([gate(**SELECTIVITY)], base, pruned).decision == "FAIL"

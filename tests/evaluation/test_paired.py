@@ -178,3 +178,23 @@ def test_each_side_is_wrong_about_as_often_as_its_level(
     for wrong in (sum(i.low > truth for i in found), sum(i.high < truth for i in found)):
         # Five in a hundred, and what a binomial of 600 draws may add, and a discrete table.
         assert wrong / 600 < 0.085
+
+
+@given(st.tuples(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1)), st.integers(5, 90))
+def test_the_difference_of_two_drops_of_equal_error_is_symmetric(
+    row: tuple[float, float, float], n: int
+) -> None:
+    drop, error, other = row
+    quantile = float(stats.norm.ppf(1 - LEVEL))
+    one, two = (
+        Interval(d, d - quantile * e, d + quantile * e, n, (e * e, 0.0, 0.0))
+        for d, e in ((drop, error), (0.25, other))
+    )
+    found = one.minus(two)
+    both = math.hypot(error, other)
+    assert found.drop == pytest.approx(drop - 0.25)
+    assert (found.low, found.high) == pytest.approx(
+        (found.drop - quantile * both, found.drop + quantile * both)
+    )
+    assert found.standard_error(0.3) == pytest.approx(both)
+    assert found.n == 2 * n

@@ -1,0 +1,70 @@
+"""Surgery: a choice cut out of the base's weights, and the control that it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from pipeline.cache import Cache, write_json
+from pipeline.export.checkpoint import copy_companions, pruned_config
+from pipeline.progress import Progress
+from pipeline.recipe import Control, Recipe
+from pipeline.stages.base import Base
+from pipeline.stages.choose import Choice, choose
+from pipeline.stages.measure import Measurer
+from pipeline.surgery.coordinates import tensor_cuts
+from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
+
+FORMAT = 1
+
+
+def write_checkpoint(
+    folder: Path, base: Base, choice: Choice, advance: Callable[[float], None]
+) -> SurgeryReport:
+    """Write an ordinary checkpoint of the base without the units that a choice removes.
+
+    Args:
+        folder: an empty folder.
+        base: the base model.
+        choice: what is kept, and how it stands in for the rest.
+        advance: called with the bytes of each tensor that was read.
+    """
+    cuts = tensor_cuts(base.architecture, choice.plan, base.dimensions.head_dim)
+    report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
+    config = pruned_config(base.model.path, base.architecture, base.dimensions, choice.plan)
+    write_json(folder / "config.json", config)
+    copy_companions(base.model.path, folder)
+    return report
+
+
+def make_control(
+    base: Base, recipe: Recipe, measurer: Measurer, cache: Cache, progress: Progress
+) -> Path:
+    """Return a checkpoint from which the recipe's control is cut: as many units of every layer.
+
+    It is selected at once, protected and compensated like the real cut, and kept in the cache.
+    """
+    assert recipe.control is not None
+    choice = choose(base, as_control(recipe, recipe.control), measurer, progress)
+    key = {
+        "format": FORMAT,
+        "weights": base.model.weights_sha256,
+        "settings": base.settings,
+        "plan": choice.plan.to_json(),
+        "compensate": recipe.compensate.model_dump(),
+        "measured": choice.measurement.moments.name,
+    }
+
+    def fill(folder: Path) -> None:
+        write_checkpoint(folder, base, choice, lambda _: None)
+
+    return cache.get("control", key, fill)
+
+
+def as_control(recipe: Recipe, control: Control) -> Recipe:
+    """The recipe with other scores, and nothing else that changes what is cut."""
+    select = recipe.select
+    score = {"score": control.score}
+    ffn, attention = (kind.model_copy(update=score) for kind in (select.ffn, select.attention))
+    select = select.model_copy(update={"steps": 1, "ffn": ffn, "attention": attention})
+    return recipe.model_copy(update={"select": select, "seed": control.seed})
