@@ -27,6 +27,7 @@ from rich.table import Table
 from pipeline.architectures.registry import output_modules
 from pipeline.cache import HASH_CHUNK_BYTES, Cache, write_json
 from pipeline.export.checkpoint import copy_companions, pruned_config
+from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import write_manifest
 from pipeline.export.maps import write_maps
 from pipeline.progress import Progress
@@ -156,7 +157,9 @@ def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
             progress=progress,
         )
         found = verify(opened, cache=cache, progress=progress)
-        assert not found.findings, found.findings
+        # The manifest of a release that nobody evaluated is not complete.
+        wrong = [finding for finding in found.findings if finding.where != MANIFEST]
+        assert not wrong, wrong
 
     return {"reading": read, "verify": check}
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import Cache, digest_of, new_folder, write_json
+from pipeline.cache import Cache, digest_of, new_folder, read_json, write_json
 from pipeline.evaluation.completions import complete
 from pipeline.evaluation.speed import forward_rates
+from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import environment, write_manifest
+from pipeline.export.manifest_schema import problems
 from pipeline.export.maps import write_maps
 from pipeline.export.proof import Proof, prove
 from pipeline.progress import Progress
@@ -29,7 +31,7 @@ from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
-FORMAT = 3  # raise when the same recipe makes another output
+FORMAT = 4  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,8 @@ class Run:
             manifest = self._make(folder, base, texts, measurer, choice) | {"run_key": run_key}
             write_card(folder, manifest)
             write_manifest(folder, manifest)
+            if wrong := list(problems(read_json(folder / MANIFEST))):
+                raise RuntimeError(f"the manifest does not follow its schema: {'; '.join(wrong)}")
             # A run takes minutes: what somebody put into the folder meanwhile is theirs too.
             check_target(target, self.recipe.name, force)
         return Outcome(target, manifest, reused=False)
@@ -122,6 +126,7 @@ class Run:
                 "name": base.model.name,
                 "licence": base.model.licence,
                 "origin": base.model.origin,
+                "files": base.settings,
                 "weights_sha256": base.model.weights_sha256,
                 "parameters": report.parameters[0],
                 "bytes": report.bytes[0],

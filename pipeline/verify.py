@@ -21,6 +21,7 @@ from pipeline.errors import InputError
 from pipeline.export.checkpoint import pruned_config
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
+from pipeline.export.manifest_schema import FORMAT, problems
 from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
 from pipeline.progress import Progress
@@ -171,12 +172,15 @@ def verify(
         findings.append(Finding(MANIFEST, f"its SHA-256 is {digest}, not {manifest_sha256}"))
     with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
         hashes = pool.submit(check_hashes, folder, manifest)
-        plan, problems = read_plan(manifest, base.dimensions)
+        plan, wrong = read_plan(manifest, base.dimensions)
         report = TensorReport()
         if plan is not None:
             compared, report = _compare(folder, manifest, base, plan, progress)
-            problems += compared
-        findings += hashes.result() + problems
+            wrong += compared
+        findings += hashes.result() + wrong
+    findings += [
+        Finding(MANIFEST, f"does not follow its schema: {text}") for text in problems(manifest)
+    ]
     if _claimed_base(manifest) != base.model.weights_sha256:
         notes.append("the base's weight files are not those that the manifest names")
     if recompute and own is not None and plan is not None:
@@ -196,7 +200,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     """The manifest of a release.
 
     Raises:
-        InputError: it has none that can be read.
+        InputError: it has none that can be read, or one of a later format.
     """
     manifest = read_manifest(folder)
     if manifest is None:
@@ -204,6 +208,12 @@ def manifest_of(folder: Path) -> dict[str, Any]:
             f"this folder has no {MANIFEST} that can be read",
             where=str(folder),
             remedy="give a checkpoint that `unlearn run` made, such as out/no-code",
+        )
+    if isinstance(manifest["format"], int) and manifest["format"] > FORMAT:
+        raise InputError(
+            f"its manifest has format {manifest['format']}, and this version knows {FORMAT}",
+            where=str(folder),
+            remedy="install a newer version of unlearn-pipeline",
         )
     return manifest
 
@@ -280,6 +290,7 @@ def _derived(
     """What the manifest must say, by section."""
     compensated = _said_compensated(manifest)
     before = list(base.tensors.values())
+    base_files = {"files": base.settings} if manifest.get("format") != 1 else {}
     return {
         "units": {
             kind: {"kept": kept, "total": total} for kind, (kept, total) in plan.counts().items()
@@ -288,7 +299,11 @@ def _derived(
             "sliced": sorted(set(cuts) - compensated),
             "untouched": len(base.tensors.keys() - set(cuts)),
         },
-        "base": {"parameters": parameters_of(before), "bytes": sum(t.size for t in before)},
+        "base": {
+            "parameters": parameters_of(before),
+            "bytes": sum(t.size for t in before),
+            **base_files,
+        },
         "pruned": {"parameters": parameters_of(released), "bytes": sum(t.size for t in released)},
     }
 

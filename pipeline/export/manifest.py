@@ -9,10 +9,10 @@ from typing import Any
 
 from pipeline import __version__
 from pipeline.cache import digest_of_file, read_json, write_json
+from pipeline.export.manifest_schema import FORMAT
 from pipeline.selection.plan import Plan, overlap
 
 NAME = "pruning_manifest.json"
-FORMAT = 1
 PACKAGES = (
     "torch",
     "transformers",
