@@ -59,6 +59,11 @@ class Cache:
                 fill(folder)
         return target
 
+    def beside(self, stage: str, key: dict[str, Any], suffix: str) -> Path:
+        """A path beside an output, for what its making leaves on the way."""
+        folder = self._folder(stage, key)
+        return folder.with_name(folder.name + suffix)
+
     def _folder(self, stage: str, key: dict[str, Any]) -> Path:
         return self.root / stage / digest_of({"stage": stage, **key})[:32]
 

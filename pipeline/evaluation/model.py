@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingW
 
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import Request, Row, batches_of, rows_of, tokens_read
+from pipeline.evaluation.journal import Journal
 from pipeline.evaluation.loading import load
 from pipeline.evaluation.quiet import quiet
 from pipeline.progress import Progress
@@ -70,6 +72,7 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self.label = "evaluating"
         self.tokens_read = 0
         self.seconds = 0.0
+        self.journal = Journal()
         self._shares_contexts = _has_plain_cache(model)
         accepted = inspect.signature(model.forward).parameters
         self._keeps_logits = "logits_to_keep" in accepted
@@ -126,14 +129,31 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 rows = max(1, self.batch_tokens // (sizes[order[0]] + generated))
                 batch, order = order[:rows], order[rows:]
                 self.batch_size_per_gpu = len(batch)
-                started = time.monotonic()
-                answers = super().generate_until([requests[i] for i in batch], disable_tqdm=True)
-                self.seconds += time.monotonic() - started
+                asked = [requests[i] for i in batch]
+                answers = self._timed(
+                    [request.args for request in asked], partial(self._generate, asked)
+                )
                 for index, text in zip(batch, answers, strict=True):
                     texts[index] = text
                     self.tokens_read += sizes[index] + len(self.tok_encode(text))
                 advance(len(batch))
         return texts
+
+    def _generate(self, requests: list[Instance]) -> list[str]:
+        texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        return texts
+
+    def _timed(self, asked: Any, work: Callable[[], Any]) -> Any:
+        """The answer to a batch, from the journal or the model, and its time."""
+
+        def timed() -> list[Any]:
+            started = time.monotonic()
+            answer = work()
+            return [answer, time.monotonic() - started]
+
+        answer, seconds = self.journal.answer(asked, timed)
+        self.seconds += seconds
+        return answer
 
     def _loglikelihood_tokens(
         self,
@@ -148,12 +168,15 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self._check(requests)
         rows = rows_of(requests, longest=self.max_length, share=self._shares_contexts)
         batches = list(batches_of(rows, self.batch_tokens))
+        asked = [request.continuation for request in requests]
         scores: dict[int, Score] = {}
         with self.progress.bar(self.label, sum(map(tokens_read, batches)), "tokens") as advance:
             for batch in batches:
-                started = time.monotonic()
-                scores.update(self._score_batch(batch, requests))
-                self.seconds += time.monotonic() - started
+                found = self._timed(
+                    [[r.prefix, r.suffix, [[i, asked[i]] for i in r.requests]] for r in batch],
+                    partial(self._score_batch, batch, requests),
+                )
+                scores.update((index, Score(*score)) for index, *score in found)
                 self.tokens_read += tokens_read(batch)
                 advance(tokens_read(batch))
         return [scores[index] for index in range(len(requests))]
@@ -174,19 +197,22 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             )
 
     @torch.inference_mode()
-    def _score_batch(self, batch: list[Row], requests: Sequence[Request]) -> dict[int, Score]:
+    def _score_batch(
+        self, batch: list[Row], requests: Sequence[Request]
+    ) -> list[tuple[int, float, int, int]]:
+        """Number, log-likelihood, tokens and greedy hits of every request of a batch."""
         width = max(len(row.suffix) for row in batch)
         first = min(len(row.suffix) - row.scored for row in batch)
         logits_btv = self._logits(batch, width, width - first)
         offset = width - logits_btv.shape[1]
-        scores = {}
+        scores = []
         for row, logits_tv in zip(batch, logits_btv, strict=True):
             end = len(row.suffix) - offset
             targets = [requests[index].continuation for index in row.requests]
             for index, score in zip(
                 row.requests, _scores_of(logits_tv[end - row.scored : end], targets), strict=True
             ):
-                scores[index] = score
+                scores.append((index, score.log_likelihood, score.tokens, score.greedy_hits))
         return scores
 
     def _logits(self, batch: list[Row], width: int, keep: int) -> torch.Tensor:

@@ -14,6 +14,7 @@ import lm_eval.evaluator
 
 from pipeline.cache import Cache
 from pipeline.errors import InputError
+from pipeline.evaluation.journal import Journal
 from pipeline.evaluation.loading import default_device, key_of_model, load_tokenizer
 from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.next_token import next_token_config, read_documents
@@ -31,6 +32,7 @@ from pipeline.recipe import Evaluate, Side, next_token_task
 
 FORMAT = 3  # raise when results of the same key would differ
 STAGE = "evaluation"
+JOURNAL = ".journal"  # beside a task's result: its batches, until it is finished
 SAMPLES_STAGE = "evaluation-samples"
 
 
@@ -92,10 +94,12 @@ def evaluate(
         _check_chat_template(lm, settings, model_folder)
         return lm
 
-    folders = {
-        job.name: cache.get(STAGE, keys[job.name], partial(_run, job, model, settings, seed))
-        for job in jobs
-    }
+    folders = {}
+    for job in jobs:
+        journal = cache.beside(STAGE, keys[job.name], JOURNAL)
+        work = partial(_run, job, model, settings, seed, journal)
+        folders[job.name] = cache.get(STAGE, keys[job.name], work)
+        journal.unlink(missing_ok=True)
     results = {name: read_result(folders[name], name, sides[name]) for name in folders}
     return Evaluation(results, _gather_samples(cache, keys, folders))
 
@@ -134,10 +138,15 @@ def _check_chat_template(lm: TokenBudgetLM, settings: Evaluate, model_folder: Pa
 
 
 def _run(
-    job: LoadedTask, model: Callable[[], TokenBudgetLM], settings: Evaluate, seed: int, folder: Path
+    job: LoadedTask,
+    model: Callable[[], TokenBudgetLM],
+    settings: Evaluate,
+    seed: int,
+    journal: Path,
+    folder: Path,
 ) -> None:
     lm = model()
-    lm.label, lm.tokens_read, lm.seconds = job.name, 0, 0.0
+    lm.label, lm.tokens_read, lm.seconds, lm.journal = job.name, 0, 0.0, Journal(journal)
     job.task.set_fewshot_seed(seed=seed)
     with quiet():
         output = lm_eval.evaluator.evaluate(

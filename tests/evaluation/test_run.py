@@ -9,11 +9,15 @@ from typing import Any
 import lm_eval.evaluator
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from transformers import LlamaForCausalLM
 
 from evaluation.tiny import Run, make_model
 from pipeline.errors import InputError
+from pipeline.evaluation.journal import Journal
+from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.tasks import check_tasks
+from pipeline.progress import Progress
 from pipeline.recipe import Evaluate
 
 
@@ -151,6 +155,58 @@ def test_an_interrupted_run_continues_with_the_next_task(
         run()
     run()
     assert ran == ["first_choice", "second_choice", "second_choice", "next_token_prose"]
+
+
+def test_a_killed_evaluation_continues_within_the_task(
+    run: Run, forwards: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Every batch is asked of the model once, and the figures are those of an unbroken run."""
+    whole = run(weights="unbroken", batch_tokens=60)
+    passes = list(forwards)
+    forwards.clear()
+    original, calls = TokenBudgetLM._score_batch, []
+
+    def killed(self: Any, *args: Any) -> Any:
+        calls.append(self.label)
+        if len(calls) in (2, 4):
+            raise KeyboardInterrupt
+        return original(self, *args)
+
+    monkeypatch.setattr(TokenBudgetLM, "_score_batch", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(batch_tokens=60)
+        (journal,) = (tmp_path / "cache/evaluation").glob("*.journal")
+        with journal.open("a") as line:
+            line.write('\n["0123", [[')  # a process that is killed while it writes
+    resumed = run(batch_tokens=60)
+    assert forwards == passes
+    assert calls[:4] == ["first_choice"] * 4 and len(set(calls)) == 3
+    for name, result in whole.tasks.items():
+        again = resumed.tasks[name]
+        assert (again.metrics, again.stderr, again.tokens, again.documents) == (
+            result.metrics,
+            result.stderr,
+            result.tokens,
+            result.documents,
+        )
+    assert not list((tmp_path / "cache/evaluation").glob("*.journal"))
+
+
+def test_generated_texts_are_in_the_journal_too(
+    model_folder: Path, progress: Progress, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = load_lm(model_folder, dtype="float32", batch_tokens=60, progress=progress, device="cpu")
+    settings = {"until": ["."], "max_gen_toks": 8, "do_sample": False}
+    asked = [
+        Instance("generate_until", {}, (text, settings), 0) for text in ("the cat", "a", "dogs ran")
+    ]
+    plain = lm.generate_until(asked)
+    lm.journal = Journal(tmp_path / "journal")
+    assert lm.generate_until(asked) == plain
+    lm.journal = Journal(tmp_path / "journal")
+    monkeypatch.setattr(lm, "_generate", pytest.fail)
+    assert lm.generate_until(asked) == plain
 
 
 def test_a_pruned_model_answers_the_same_documents(run: Run, tmp_path: Path) -> None:
