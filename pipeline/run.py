@@ -204,6 +204,7 @@ class Run:
                 "weights": base.model.weights_sha256,
                 "settings": base.settings,
                 "origin": base.model.origin,
+                "licence": base.model.licence,
                 "corpora": texts.summary,
                 "tasks": tasks,
                 "environment": environment(),

@@ -15,6 +15,7 @@ from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
 from pipeline.recipe import HubSource
 from pipeline.sources.hub import hub_errors
+from pipeline.sources.licences import licence_of_card
 from pipeline.sources.model_folder import INDEX
 
 FILES = (
@@ -26,6 +27,7 @@ FILES = (
     "*.tiktoken",
     "LICENSE*",
     "NOTICE*",
+    "README.md",  # states the licence
 )
 # Other formats and original copies of the same weights.
 NOT_FILES = ("*/*", "consolidated*.safetensors")
@@ -39,11 +41,13 @@ class HubModel:
         size_bytes: size of its safetensors; None while the Hub is out of reach.
         at_hand: whether its weights are in the local cache.
         config: its config.json.
+        licence: the licence that its card states.
     """
 
     size_bytes: int | None
     at_hand: bool
     config: dict[str, Any]
+    licence: str | None
 
 
 def download(
@@ -105,12 +109,12 @@ def look_up(source: HubSource) -> HubModel:
             )
         except LocalEntryNotFoundError as error:
             raise (unreachable or error) from error
-        size = _size(source.hub, commit) if commit else None
+        size, licence = _size_and_licence(source.hub, commit) if commit else (None, None)
     at_hand = any(
         isinstance(try_to_load_from_cache(source.hub, name, revision=revision), str)
         for name in ("model.safetensors", INDEX)
     )
-    return HubModel(size, at_hand, read_json(Path(config)))
+    return HubModel(size, at_hand, read_json(Path(config)), licence)
 
 
 def _commit(source: HubSource) -> tuple[str | None, BrokenError | None]:
@@ -125,7 +129,7 @@ def _commit(source: HubSource) -> tuple[str | None, BrokenError | None]:
         return None, error  # an earlier download may do; if there is none, this is why
 
 
-def _size(repository: str, commit: str) -> int:
+def _size_and_licence(repository: str, commit: str) -> tuple[int, str | None]:
     info = HfApi().model_info(repository, revision=commit, files_metadata=True)
     size = sum(
         file.size or 0
@@ -139,4 +143,5 @@ def _size(repository: str, commit: str) -> int:
             remedy="choose a revision that has them, or convert it to a local folder with "
             "save_pretrained()",
         )
-    return size
+    card: Any = info.card_data
+    return size, licence_of_card(card.to_dict() if card else None)

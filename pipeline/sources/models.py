@@ -14,6 +14,7 @@ from pipeline.progress import Progress
 from pipeline.recipe import HubSource, Model, PackageSource, PathSource
 from pipeline.sources import gguf_models
 from pipeline.sources.hub_models import download, look_up
+from pipeline.sources.licences import agreed, card_licence, spdx
 from pipeline.sources.model_folder import (
     check_folder,
     digest_of_weights,
@@ -80,7 +81,6 @@ def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) 
         BrokenError: the Hub cannot be reached.
     """
     source = model.source
-    licence = model.licence
     if isinstance(source, HubSource):
         path, origin = download(source, progress)
         where = f"model {source.hub}"
@@ -90,10 +90,10 @@ def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) 
         if place.is_file():
             origin |= {"kind": "gguf", "file_sha256": _digest_of_file(place, cache)}
             path = _converted(place, origin["file_sha256"], model.dtype, cache, progress)
-            licence = licence or read_json(path / GGUF_METADATA)["licence"]
         else:
             path = place
     check_folder(path, where)
+    licence = agreed(model.licence, _stated_licence(path), where)
     return ResolvedModel(
         path=path,
         name=_name(model, path if origin["kind"] == "folder" else None),
@@ -113,6 +113,7 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
     source = model.source
     if isinstance(source, HubSource):
         found = look_up(source)
+        agreed(model.licence, found.licence, f"model {source.hub}")
         return ModelDescription(
             _name(model, None), "hub", found.size_bytes, ready=found.at_hand, config=found.config
         )
@@ -120,17 +121,18 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
     if place.is_file():
         key = _conversion_key(_digest_of_file(place, cache), model.dtype)
         converted = cache.find("base", key)
+        header = gguf_models.read_header(place)
+        agreed(model.licence, header.licence and spdx(header.licence), str(place))
         return ModelDescription(
             name=_name(model, None),
             kind="gguf",
             size_bytes=place.stat().st_size,
             ready=converted is not None,
-            config=read_config(converted, str(converted))
-            if converted
-            else gguf_models.read_header(place).config,
+            config=read_config(converted, str(converted)) if converted else header.config,
             folder=converted,
         )
     config = check_folder(place, str(place))
+    agreed(model.licence, card_licence(place), str(place))
     size = sum(file.stat().st_size for file in safetensors_files(place, str(place)))
     return ModelDescription(
         _name(model, place), "folder", size, ready=True, config=config, folder=place
@@ -205,6 +207,15 @@ def _conversion_key(sha256: str, dtype: str) -> dict[str, Any]:
         "gguf": gguf_models.LIBRARY_VERSION,
         "format": gguf_models.FORMAT_VERSION,
     }
+
+
+def _stated_licence(folder: Path) -> str | None:
+    """Licence that a model states: that of the GGUF file which was converted, or of its card."""
+    metadata = folder / GGUF_METADATA
+    if not metadata.is_file():
+        return card_licence(folder)
+    licence = read_json(metadata)["licence"]
+    return spdx(licence) if licence else None
 
 
 # ── digests ──────────────────────────────────────────────────────────────────────────────────────

@@ -10,6 +10,8 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from huggingface_hub import metadata_load
+
 COMMIT = "c0ffee" + "0" * 34
 
 
@@ -92,7 +94,10 @@ class _Handler(BaseHTTPRequestHandler):
                 for file in _files(folder)
             ]
             name = repository.split("/", 1)[1]
-            self._send(200, {"id": name, "sha": COMMIT, "siblings": siblings, "tags": []})
+            about = {"id": name, "sha": COMMIT, "siblings": siblings, "tags": []}
+            if (folder / "README.md").is_file():
+                about["cardData"] = metadata_load(folder / "README.md")
+            self._send(200, about)
 
     def _send_file(self, path: Path) -> None:
         if not path.is_file():

@@ -78,6 +78,19 @@ def test_model_is_downloaded_and_pinned(
     assert describe_model(model(), tmp_path, cache).ready
 
 
+def test_a_models_licence_is_that_of_its_card(
+    hub: LoopbackHub, model_folder: Path, tmp_path: Path, cache: Cache, quiet: Progress
+) -> None:
+    (model_folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Tiny\n")
+    hub.folders["models/org/tiny"] = model_folder
+    source = {"source": {"hub": "org/tiny"}}
+    assert resolve_model(model(), tmp_path, cache, quiet).licence == "Apache-2.0"
+    wrong = Model.model_validate({**source, "licence": "MIT"})
+    for find in (describe_model, lambda *a: resolve_model(*a, quiet)):
+        with pytest.raises(InputError, match="the recipe says MIT"):
+            find(wrong, tmp_path, cache)
+
+
 def test_downloaded_model_needs_no_network(
     hub: LoopbackHub, model_folder: Path, tmp_path: Path, cache: Cache, quiet: Progress
 ) -> None:

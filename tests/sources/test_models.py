@@ -33,6 +33,52 @@ def test_folder_is_used_in_place(resolve: Any, model_folder: Path) -> None:
     assert found.origin == {"kind": "folder", "path": "tiny"}
 
 
+@pytest.mark.parametrize(
+    ("card", "said", "licence"),
+    [
+        ("license: apache-2.0", None, "Apache-2.0"),
+        ("license: apache-2.0", "APACHE-2.0", "Apache-2.0"),
+        ("license: [mit]", "MIT", "MIT"),
+        ("license: llama3.2", None, "llama3.2"),  # the Hub knows it, and SPDX does not
+        ("license: other\nlicense_name: my-licence", "My-Licence", "my-licence"),
+        ("license: other", "MIT", "MIT"),
+        ("license: unknown", None, None),
+        ("tags: [a]", "mit", "MIT"),
+        ("license: [", "MIT", "MIT"),  # a card that cannot be read states nothing
+        ("license: apache-2.0", "MIT", InputError),
+        ("license: llama3.2", "Apache-2.0", InputError),
+        ("license: other\nlicense_name: my-licence", "MIT", InputError),
+    ],
+)
+def test_the_licence_is_the_models_own(
+    resolve: Any,
+    model_folder: Path,
+    tmp_path: Path,
+    cache: Cache,
+    card: str,
+    said: Any,
+    licence: Any,
+) -> None:
+    (model_folder / "README.md").write_text(f"---\n{card}\n---\n# Tiny\n")
+    if licence is InputError:
+        with pytest.raises(InputError, match="and the recipe says"):
+            resolve("tiny", licence=said)
+        with pytest.raises(InputError, match="and the recipe says"):
+            describe_model(at("tiny", licence=said), tmp_path, cache)
+    else:
+        assert resolve("tiny", licence=said).licence == licence
+
+
+def test_a_gguf_states_its_licence(
+    resolve: Any, gguf_file: Path, tmp_path: Path, cache: Cache
+) -> None:
+    assert gguf_file.is_file()
+    with pytest.raises(InputError, match=r"its licence is Apache-2\.0, and the recipe says MIT"):
+        resolve("tiny.gguf", licence="MIT")
+    with pytest.raises(InputError, match=r"its licence is Apache-2\.0, and the recipe says MIT"):
+        describe_model(at("tiny.gguf", licence="MIT"), tmp_path, cache)
+
+
 def test_digest_follows_the_weights(resolve: Any, model_folder: Path) -> None:
     before = resolve("tiny").weights_sha256
     assert resolve("tiny").weights_sha256 == before
@@ -51,7 +97,7 @@ def test_gguf_is_converted_once(
     assert found.path.is_relative_to(cache.root)
     assert found.origin["kind"] == "gguf"
     assert len(found.origin["file_sha256"]) == 64
-    assert (found.name, found.licence) == ("tiny", "apache-2.0")
+    assert (found.name, found.licence) == ("tiny", "Apache-2.0")
     written = (found.path / "model.safetensors").stat().st_mtime_ns
     again = resolve("tiny.gguf")
     assert again == found
