@@ -65,6 +65,13 @@ OwnRecipeOption = Annotated[
     typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
 ]
 ManifestOption = Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")]
+PublicKeyOption = Annotated[
+    Path | None, typer.Option(help="The release must be signed with this key (PEM).")
+]
+IdentityOption = Annotated[
+    str | None, typer.Option(help="The release must be signed by this identity, through Sigstore.")
+]
+ProviderOption = Annotated[str | None, typer.Option(help="URL of who vouches for the identity.")]
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
 SetOption = Annotated[
     list[str] | None,
@@ -139,6 +146,9 @@ def verify(
         bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
     ] = False,
     manifest_sha256: ManifestOption = None,
+    public_key: PublicKeyOption = None,
+    identity: IdentityOption = None,
+    identity_provider: ProviderOption = None,
     cache_dir: CacheOption = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -146,7 +156,8 @@ def verify(
     """Check that a release is exactly its base minus the units of its manifest, nothing else."""
     from pipeline.cache import Cache
     from pipeline.release.show import show_verification
-    from pipeline.verify import open_release
+    from pipeline.release.signing import Signer
+    from pipeline.verify import Trust, open_release
     from pipeline.verify import verify as verify_release
 
     cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
@@ -162,7 +173,7 @@ def verify(
     found = verify_release(
         release,
         recompute=recompute,
-        manifest_sha256=manifest_sha256,
+        trust=Trust(manifest_sha256, Signer(public_key, identity, identity_provider)),
         cache=cache,
         progress=progress,
     )
@@ -180,6 +191,9 @@ def validate(
     recipe: OwnRecipeOption = None,
     set_: SetOption = None,
     manifest_sha256: ManifestOption = None,
+    public_key: PublicKeyOption = None,
+    identity: IdentityOption = None,
+    identity_provider: ProviderOption = None,
     junit: Annotated[
         Path | None, typer.Option(help="Write JUnit XML to this file.", dir_okay=False)
     ] = None,
@@ -194,16 +208,16 @@ def validate(
     from pipeline.cache import Cache
     from pipeline.release.reports import write_junit, write_markdown
     from pipeline.release.show import show_validation
+    from pipeline.release.signing import Signer
     from pipeline.validate import validate as validate_release
-    from pipeline.verify import open_release
+    from pipeline.verify import Trust, open_release
 
     cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
     release = open_release(
         checkpoint, base, recipe, set_ or (), needs_recipe=True, cache=cache, progress=progress
     )
-    found = validate_release(
-        release, manifest_sha256=manifest_sha256, cache=cache, progress=progress
-    ).as_dict()
+    trust = Trust(manifest_sha256, Signer(public_key, identity, identity_provider))
+    found = validate_release(release, trust=trust, cache=cache, progress=progress).as_dict()
     for path, write in ((junit, write_junit), (markdown, write_markdown)):
         if path is not None:
             write(path, found)
@@ -212,6 +226,33 @@ def validate(
     else:
         show_validation(found)
     return VERDICT_CODES[found["verdict"]]
+
+
+@app.command()
+def sign(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of the release.")],
+    private_key: Annotated[
+        Path | None,
+        typer.Option(help="PEM file with an elliptic curve key. Default: Sigstore, by identity."),
+    ] = None,
+    password: Annotated[
+        str | None,
+        typer.Option(envvar="UNLEARN_KEY_PASSWORD", help="Password of the key, if it has one."),
+    ] = None,
+) -> int:
+    """Sign a release, so that others can check who vouches for every file of it."""
+    from pipeline.release.checks.files import check_hashes
+    from pipeline.release.signing import sign as sign_release
+    from pipeline.verify import manifest_of
+
+    if wrong := check_hashes(checkpoint, manifest_of(checkpoint)):
+        raise InputError(
+            f"{wrong[0].what}; nothing was signed",
+            where=f"{checkpoint / wrong[0].where}",
+            remedy="make the release again, or undo what was changed after it was made",
+        )
+    print(f"Signed: {sign_release(checkpoint, private_key, password)}")
+    return EXIT_PASS
 
 
 @app.command()

@@ -21,7 +21,7 @@ from pipeline.stages.judge import Judgement, evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import prepare
-from pipeline.verify import Release, Verification, verify
+from pipeline.verify import NO_TRUST, Release, Trust, Verification, verify
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Validation:
 def validate(
     release: Release,
     *,
-    manifest_sha256: str | None = None,
+    trust: Trust = NO_TRUST,
     cache: Cache,
     progress: Progress,
 ) -> Validation:
@@ -70,7 +70,7 @@ def validate(
 
     Args:
         release: the release, with the validator's base and recipe.
-        manifest_sha256: digest that the manifest must have, from somewhere that is trusted.
+        trust: what the reader knows of the release from elsewhere.
         cache: the validator's own; finished tasks are found in it.
         progress: where to report.
 
@@ -81,7 +81,7 @@ def validate(
     started = time.monotonic()
     loaded = release.own
     assert loaded is not None
-    verification = verify(release, manifest_sha256=manifest_sha256, cache=cache, progress=progress)
+    verification = verify(release, trust=trust, cache=cache, progress=progress)
     theirs, ours = release.manifest.get("recipe"), loaded.recipe.model_dump(mode="json")
     notes = [f"recipe, {line}" for line in differences(theirs, ours)]
     findings: list[Finding] = []

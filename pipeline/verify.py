@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from pipeline.release.checks.findings import Finding
 from pipeline.release.checks.plan import check_claims, read_plan
 from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
 from pipeline.release.checks.weights import check_weight_files, weight_files
+from pipeline.release.signing import Signer, check_signature
 from pipeline.selection.plan import Plan, overlap
 from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
@@ -108,6 +109,22 @@ class Release:
     own: LoadedRecipe | None
 
 
+@dataclass(frozen=True)
+class Trust:
+    """What the reader knows of a release from a place that is not the release.
+
+    Attributes:
+        manifest_sha256: digest that the manifest must have.
+        signer: who must have signed it.
+    """
+
+    manifest_sha256: str | None = None
+    signer: Signer = field(default_factory=Signer)
+
+
+NO_TRUST = Trust()
+
+
 def open_release(
     checkpoint: str,
     base_reference: str | None,
@@ -148,7 +165,7 @@ def verify(
     release: Release,
     *,
     recompute: bool = False,
-    manifest_sha256: str | None = None,
+    trust: Trust = NO_TRUST,
     cache: Cache,
     progress: Progress,
 ) -> Verification:
@@ -157,19 +174,23 @@ def verify(
     Args:
         release: the release and the reader's base.
         recompute: score the corpora of the reader's recipe again, and derive the compensation anew.
-        manifest_sha256: digest that the manifest must have, from somewhere that is trusted.
+        trust: what the reader knows of the release from elsewhere.
         cache: keeps scoring.
         progress: where to report.
 
     Raises:
-        InputError: the texts of the reader's recipe cannot be read.
+        InputError: the texts of the reader's recipe, or the signer's key, cannot be read.
         BrokenError: the Hub cannot be reached.
     """
     folder, manifest, base, own = release.folder, release.manifest, release.base, release.own
     digest = digest_of_file(folder / MANIFEST)
-    findings, notes = [], []
-    if manifest_sha256 and digest != manifest_sha256.lower():
-        findings.append(Finding(MANIFEST, f"its SHA-256 is {digest}, not {manifest_sha256}"))
+    findings: list[Finding] = []
+    notes: list[str] = []
+    if (expected := trust.manifest_sha256) and digest != expected.lower():
+        findings.append(Finding(MANIFEST, f"its SHA-256 is {digest}, not {expected}"))
+    if trust.signer:
+        with progress.stage("Signature"):
+            findings += check_signature(folder, trust.signer)
     with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
         hashes = pool.submit(check_hashes, folder, manifest)
         plan, wrong = read_plan(manifest, base.dimensions)

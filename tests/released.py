@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from command import Result, Unlearn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -75,3 +76,12 @@ def edit_tensors(change: Callable[[dict[str, Tensor]], object], name: str = WEIG
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+def flip_bit(name: str) -> Change:
+    """Change one bit of a 16-bit tensor."""
+
+    def flip(tensors: dict[str, Tensor]) -> None:
+        tensors[name].view(torch.int16).flatten()[3] ^= 1
+
+    return edit_tensors(flip)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from released import WEIGHTS, Change, edit, edit_tensors, renew_manifest
+from released import WEIGHTS, Change, edit, edit_tensors, flip_bit, renew_manifest
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
 
@@ -22,13 +22,6 @@ TinyBase = Callable[..., Base]
 DOWN = "model.layers.1.mlp.down_proj.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"
-
-
-def flip_bit(name: str) -> Change:
-    def flip(tensors: dict[str, torch.Tensor]) -> None:
-        tensors[name].view(torch.int16).flatten()[3] ^= 1
-
-    return edit_tensors(flip)
 
 
 def swap(tensors: dict[str, torch.Tensor]) -> None:

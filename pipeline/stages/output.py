@@ -9,8 +9,8 @@ from typing import Any
 
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
-from pipeline.export.manifest import NAME as MANIFEST_NAME
 from pipeline.export.manifest import read_manifest
+from pipeline.release.checks.files import OUTSIDE
 
 
 def check_target(target: Path, recipe_name: str, force: bool) -> None:
@@ -52,7 +52,7 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
         str(path.relative_to(target))
         for path in target.rglob("*")
         if (path.is_file() or path.is_symlink())
-        and str(path.relative_to(target)) not in {*manifest["files"], MANIFEST_NAME}
+        and str(path.relative_to(target)) not in {*manifest["files"], *OUTSIDE}
     )
     if strangers:
         raise InputError(
