@@ -200,12 +200,22 @@ def validate(
     markdown: Annotated[
         Path | None, typer.Option(help="Add a summary to this file.", dir_okay=False)
     ] = None,
+    base_results: Annotated[
+        Path | None, typer.Option(help="Results of the base that --store-base-results wrote.")
+    ] = None,
+    base_results_sha256: Annotated[
+        str | None, typer.Option(help="SHA-256 that this file must have.")
+    ] = None,
+    store_base_results: Annotated[
+        Path | None, typer.Option(help="Write the base's results to this file.", dir_okay=False)
+    ] = None,
     cache_dir: CacheOption = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
 ) -> int:
     """Verify a release, evaluate it and its base anew by your own recipe, and judge."""
-    from pipeline.cache import Cache
+    from pipeline.cache import Cache, digest_of_file
+    from pipeline.evaluation.stored import store, use_stored
     from pipeline.release.reports import write_junit, write_markdown
     from pipeline.release.show import show_validation
     from pipeline.release.signing import Signer
@@ -217,7 +227,19 @@ def validate(
         checkpoint, base, recipe, set_ or (), needs_recipe=True, cache=cache, progress=progress
     )
     trust = Trust(manifest_sha256, Signer(public_key, identity, identity_provider))
-    found = validate_release(release, trust=trust, cache=cache, progress=progress).as_dict()
+    if base_results is not None:
+        if base_results_sha256 is None:
+            raise InputError(
+                "stored results are used only with a digest from elsewhere",
+                where="--base-results",
+                remedy="add --base-results-sha256",
+            )
+        use_stored(base_results, base_results_sha256, cache)
+    validation = validate_release(release, trust=trust, cache=cache, progress=progress)
+    if store_base_results is not None and validation.judgement is not None:
+        store(store_base_results, validation.judgement.evaluations["base"], cache)
+        progress.say(f"Base results: sha256 {digest_of_file(store_base_results)}")
+    found = validation.as_dict()
     for path, write in ((junit, write_junit), (markdown, write_markdown)):
         if path is not None:
             write(path, found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 from released import Release, edit, edit_tensors, renew_manifest
 
-from pipeline.cache import read_json
+import pipeline.evaluation.run
+from pipeline.cache import digest_of_file, read_json
 from pipeline.export.manifest import NAME as MANIFEST
 
 Make = Callable[..., Release]
@@ -142,3 +144,50 @@ def test_a_release_cannot_break_the_reports(release: Make, tmp_path: Path) -> No
         line.count("|") - line.count("\\|") in (0, 4, 8)
         for line in summary.read_text().splitlines()
     )
+
+
+def test_stored_results_of_the_base_are_used_with_their_digest_alone(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(gates=PASSING)
+    stored, elsewhere = tmp_path / "base.json", tmp_path / "cache of another machine"
+    code, first = made.validate("--store-base-results", stored)
+    assert code == 0
+    loads: list[Path] = []
+    load = pipeline.evaluation.run.load_lm
+    monkeypatch.setattr(
+        pipeline.evaluation.run, "load_lm", lambda *a, **k: (loads.append(a[0]), load(*a, **k))[1]
+    )
+    monkeypatch.setenv("UNLEARN_CACHE", str(elsewhere))
+    options = ["--base-results", stored, "--base-results-sha256", digest_of_file(stored)]
+    code, second = made.validate(*options)
+    assert code == 0
+    assert loads == [made.folder]  # the base was not evaluated
+    assert second["evaluation"]["base"] == first["evaluation"]["base"]
+
+    loads.clear()
+    shutil.rmtree(elsewhere)
+    stored.write_text(stored.read_text().replace("0.", "0.1", 1))
+    for wrong, words in ((options, "nothing of it was used"), (options[:2], "with a digest")):
+        result = made.check("validate", "--recipe", made.recipe, *wrong)
+        assert result.code == 2 and words in result.err, result
+    assert loads == []
+    stored.write_text("[{}]")
+    digest = digest_of_file(stored)
+    result = made.check("validate", "--recipe", made.recipe, *options[:3], digest)
+    assert result.code == 2 and "cannot be read as stored results" in result.err
+
+
+def test_stored_results_of_other_settings_are_not_used(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(gates=PASSING)
+    stored = tmp_path / "base.json"
+    made.validate("--store-base-results", stored)
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "other"))
+    options = ["--base-results", stored, "--base-results-sha256", digest_of_file(stored)]
+    code, found = made.validate(*options, "--set", "evaluate.next_token_tokens=150")
+    assert code == 0
+    other = found["evaluation"]["base"]["tasks"]["next_token_code"]["tokens"]
+    claimed = read_json(made.folder / "evaluation.json")["base"]["tasks"]["next_token_code"]
+    assert other != claimed["tokens"]

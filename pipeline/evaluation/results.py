@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +56,17 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures of every task for one model, and the folder with a JSONL file of each's samples."""
+    """Figures of every task for one model.
+
+    Attributes:
+        tasks: the figures, by task.
+        samples_folder: folder with a JSONL file of each task's samples.
+        keys: by task, all that determined its figures.
+    """
 
     tasks: dict[str, TaskResult]
     samples_folder: Path
+    keys: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def tokens_per_second(self) -> float:

@@ -101,7 +101,7 @@ def evaluate(
         folders[job.name] = cache.get(STAGE, keys[job.name], work)
         journal.unlink(missing_ok=True)
     results = {name: read_result(folders[name], name, sides[name]) for name in folders}
-    return Evaluation(results, _gather_samples(cache, keys, folders))
+    return Evaluation(results, _gather_samples(cache, keys, folders), keys)
 
 
 def _next_token_tasks(
