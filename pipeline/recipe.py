@@ -301,6 +301,11 @@ class Evaluate(Section):
     chat_template: bool = Field(
         False, description="Apply the chat template to the tasks' questions, as lm-eval does."
     )
+    run_generated_code: bool = Field(
+        False,
+        description="Allow tasks that run programs which the model wrote (pass@k), each in a "
+        "locked-down process: Linux 6.2 or newer on x86-64, without network.",
+    )
     prompts: tuple[Text, ...] = Field(
         (),
         description="Prompts that base and pruned complete greedily, as they are written here; "

@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
+from pipeline.cache import digest_of
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import Request, Row, batches_of, rows_of, tokens_read
 from pipeline.evaluation.journal import Journal
@@ -129,9 +130,9 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 rows = max(1, self.batch_tokens // (sizes[order[0]] + generated))
                 batch, order = order[:rows], order[rows:]
                 self.batch_size_per_gpu = len(batch)
-                asked = [requests[i] for i in batch]
+                asked = [[i, *requests[i].args] for i in batch]
                 answers = self._timed(
-                    [request.args for request in asked], partial(self._generate, asked)
+                    asked, partial(self._generate, asked, [requests[i] for i in batch])
                 )
                 for index, text in zip(batch, answers, strict=True):
                     texts[index] = text
@@ -139,7 +140,9 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 advance(len(batch))
         return texts
 
-    def _generate(self, requests: list[Instance]) -> list[str]:
+    def _generate(self, asked: Any, requests: list[Instance]) -> list[str]:
+        # Samples depend on the batch alone, so that a killed evaluation goes on with the same.
+        torch.manual_seed(int(digest_of(asked)[:15], 16))
         texts: list[str] = super().generate_until(requests, disable_tqdm=True)
         return texts
 

@@ -155,6 +155,7 @@ def _run(
             limit=job.limit,
             bootstrap_iters=0,  # lm-eval would start processes; see results.standard_error
             log_samples=True,
+            confirm_run_unsafe_code=settings.run_generated_code,  # in the sandbox alone: see tasks
             apply_chat_template=settings.chat_template,
             fewshot_as_multiturn=settings.chat_template,
         )

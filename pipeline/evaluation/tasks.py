@@ -16,10 +16,12 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from pipeline.cache import digest_of
 from pipeline.errors import BrokenError, InputError, UnlearnError
 from pipeline.evaluation.quiet import quiet
+from pipeline.evaluation.sandbox import check_available
 from pipeline.recipe import Evaluate, Side
 
 CHARACTERS_PER_TOKEN = 3.5
 NEAR_NAMES = 5
+SANDBOX = "sandbox"  # what a task's metadata names as its `runner` if it locks programs in
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ def load_tasks(settings: Evaluate, task_folders: Sequence[Path], seed: int) -> l
         loaded = []
         for spec in settings.tasks:
             task = _load(manager, spec.task)
+            if getattr(task, "UNSAFE_CODE", False):
+                _check_runs_code(spec.task, task, settings)
             if spec.num_fewshot is not None:
                 task.set_config(key="num_fewshot", value=spec.num_fewshot)
             elif task.get_config("num_fewshot") is None:
@@ -202,11 +206,26 @@ def _load(manager: TaskManager, name: str) -> Any:
         ) from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"its definition is wrong: {error}", where=where) from error
-    if getattr(task, "UNSAFE_CODE", False):
-        raise InputError("it runs code that the model wrote, which is not done here", where=where)
     if getattr(task, "MULTIMODAL", False):
         raise InputError("it needs more than text", where=where)
     return task
+
+
+def _check_runs_code(name: str, task: Any, settings: Evaluate) -> None:
+    """Refuse a task that runs what a model wrote, unless it is asked for and locked down."""
+    if (task.get_config("metadata") or {}).get("runner") != SANDBOX:
+        raise InputError(
+            "it runs code that the model wrote, and not in the sandbox",
+            where=f"task {name}",
+            remedy="use unlearn_humaneval_pass or unlearn_mbpp_pass, or write a task like them",
+        )
+    if not settings.run_generated_code:
+        raise InputError(
+            "it runs code that the model wrote, which the recipe does not allow",
+            where=f"task {name}",
+            remedy="set evaluate.run_generated_code to true, or remove the task",
+        )
+    check_available()
 
 
 def _plain(value: Any) -> Any:

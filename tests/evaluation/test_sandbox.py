@@ -1,0 +1,144 @@
+"""The sandbox: programs that try what they must not, each against the real kernel."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import InputError
+from pipeline.evaluation import sandbox, sandbox_child
+from pipeline.evaluation.sandbox import run_program
+
+pytestmark = pytest.mark.skipif(
+    bool(sandbox_child.available()), reason=f"no isolation: {sandbox_child.available()}"
+)
+
+
+def refused(statement: str, setup: str = "") -> str:
+    """A program that comes to its end only if the statement is refused."""
+    attempt = (
+        f"try:\n    {statement}\nexcept (OSError, RuntimeError):\n    pass\nelse:\n    1 / 0\n"
+    )
+    return f"{setup}\n{attempt}"
+
+
+def test_a_program_that_works_passes_and_one_that_does_not_fails() -> None:
+    assert run_program("def f(x):\n    return x + 1\nassert f(1) == 2") == "passed"
+    for wrong in ("assert False", "def f(:", "import nonsense", "raise KeyboardInterrupt", "1/0"):
+        assert run_program(wrong) == "failed", wrong
+
+
+def test_what_programs_need_is_there() -> None:
+    modules = "math, re, collections, itertools, functools, heapq, bisect, typing, string, random"
+    modules += ", datetime, decimal, fractions, statistics, hashlib, json, copy, operator, sys, os"
+    program = f"import {modules}\nprint('x' * 10**6)\n"
+    program += "open('own.txt', 'w').write('x'); assert open('own.txt').read() == 'x'\n"
+    program += "os.mkdir('d'); os.rename('own.txt', 'd/o'); os.remove('d/o'); os.rmdir('d')\n"
+    program += "assert hashlib.md5(b'a').hexdigest().startswith('0cc1')\n"
+    program += "assert os.listdir('.') == [] and os.environ.get('HOME') is None\n"
+    assert run_program(program) == "passed"
+
+
+def test_ending_early_is_not_passing() -> None:
+    for program in ("import sys; sys.exit(0)", "import os; os._exit(0)", "quit()", "exit()"):
+        assert run_program(program + "\nassert False") == "failed", program
+
+
+def test_time_is_limited() -> None:
+    started = time.monotonic()
+    assert run_program("while True: pass", seconds=2) == "timeout"
+    assert run_program("import time; time.sleep(60)", seconds=2) == "timeout"
+    assert time.monotonic() - started < 30
+
+
+def test_memory_and_files_are_limited() -> None:
+    assert run_program("x = bytearray(2 << 30)") == "failed"
+    assert run_program("open('big', 'wb').write(bytes(2 << 20))") == "failed"
+    assert run_program("f = [open(str(i), 'w') for i in range(100)]") == "failed"
+
+
+@pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX"])
+def test_there_is_no_network(family: str) -> None:
+    assert run_program(refused(f"socket.socket(socket.{family})", "import socket")) == "passed"
+    with socket.socket() as server:  # one that anybody else on this machine could reach
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        connect = f"socket.create_connection(('127.0.0.1', {server.getsockname()[1]}))"
+        assert run_program(refused(connect, "import socket")) == "passed"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "os.fork()",
+        "os.system('true') == 0 or os.open('/', os.O_RDWR)",
+        "os.execv('/bin/true', ['true'])",
+        "__import__('_thread').start_new_thread(print, ()) or 0",
+        "os.posix_spawn('/bin/true', ['true'], {})",
+        "os.setsid()",
+        "os.nice(-1)",
+    ],
+)
+def test_there_are_no_other_processes(statement: str) -> None:
+    assert run_program(refused(statement, "import os")) == "passed"
+
+
+def test_nobody_is_signalled() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        assert run_program(refused(f"os.kill({other.pid}, 9)", "import os")) == "passed"
+        assert other.poll() is None
+        other.kill()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "open(PATH).read()",
+        "open(PATH, 'w')",
+        "open(PATH, 'a')",
+        "os.truncate(PATH, 0)",
+        "os.unlink(PATH)",
+        "os.rename(PATH, 'mine')",
+        "os.link(PATH, 'mine')",
+        "os.chmod(PATH, 0o777)",
+        "os.chown(PATH, 1, 1)",
+        "os.utime(PATH, (0, 0))",
+        "os.setxattr(PATH, 'user.x', b'x')",
+        "os.listdir(os.path.dirname(PATH))",
+        "open(os.path.join(os.path.dirname(PATH), 'new'), 'w')",
+        "open('/etc/passwd').read()",
+        "open('/proc/self/environ').read()",
+        "open('/dev/tty')",
+        "open('../escape', 'w')",
+        "os.symlink(PATH, 'link') or open('link').read()",
+    ],
+)
+def test_files_of_others_are_out_of_reach(tmp_path: Path, statement: str) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    secret.chmod(0o644)
+    before = secret.stat()
+    program = refused(statement, f"import os\nPATH = {str(secret)!r}")
+    assert run_program(program) == "passed"
+    assert secret.read_text() == "secret"
+    assert (secret.stat().st_mode, secret.stat().st_mtime) == (before.st_mode, before.st_mtime)
+    assert os.listdir(tmp_path) == ["secret"]
+
+
+def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run_program("open('own.txt', 'w').write('x')") == "passed"
+    assert os.listdir(tmp_path) == []
+
+
+def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox_child, "available", lambda: "no Landlock")
+    monkeypatch.setattr(sandbox.subprocess, "run", pytest.fail)
+    with pytest.raises(InputError, match="cannot be run safely here: no Landlock"):
+        run_program("pass")
