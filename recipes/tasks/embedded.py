@@ -49,10 +49,18 @@ def mbpp(**_: object) -> dict[str, Dataset]:
 
 
 def humaneval_tests(**_: object) -> dict[str, Dataset]:
-    """HumanEval prompts with the tests that a completion must pass."""
-    keys = ("prompt", "test", "entry_point")
+    """HumanEval prompts with the tests that a completion must pass.
+
+    A prompt ends with its docstring and not with the line end after it: in most vocabularies that is
+    one token with the indentation that follows, and a model cannot go on from half a token.
+    """
     return _test(
-        {**{key: row["doc"][key] for key in keys}, "solution": row["doc"]["canonical_solution"]}
+        {
+            "prompt": row["doc"]["prompt"].rstrip(),
+            "test": row["doc"]["test"],
+            "entry_point": row["doc"]["entry_point"],
+            "solution": "\n" + row["doc"]["canonical_solution"],
+        }
         for row in _requests("codex_humaneval/gold_bpb_0shot")
     )
 

@@ -66,7 +66,14 @@ def test_the_canonical_solutions_pass_and_others_do_not(name: str) -> None:
     judge = results_of(f"{name}_pass")
     for doc in list(load(f"unlearn_{name}_pass").task.eval_docs)[:12]:
         assert judge(doc, [doc["solution"]]) == {"pass@1": 1.0}, doc["prompt"]
-        assert judge(doc, ["    return None\n"]) == {"pass@1": 0.0}
+        assert judge(doc, ["\n    return None\n"]) == {"pass@1": 0.0}
+
+
+@needs_package
+def test_a_prompt_does_not_end_within_a_token() -> None:
+    """A line end and the indentation after it are one token; models fell silent after half of it."""
+    for doc in load("unlearn_humaneval_pass").task.eval_docs:
+        assert doc["prompt"] == doc["prompt"].rstrip()
 
 
 @needs_package
