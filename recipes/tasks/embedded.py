@@ -51,8 +51,8 @@ def mbpp(**_: object) -> dict[str, Dataset]:
 def humaneval_tests(**_: object) -> dict[str, Dataset]:
     """HumanEval prompts with the tests that a completion must pass.
 
-    A prompt ends with its docstring and not with the line end after it: in most vocabularies that is
-    one token with the indentation that follows, and a model cannot go on from half a token.
+    A prompt ends with its docstring and not with the line end after it: in most vocabularies that
+    is one token with the indentation that follows, and a model cannot go on from half a token.
     """
     return _test(
         {

@@ -71,7 +71,7 @@ def test_the_canonical_solutions_pass_and_others_do_not(name: str) -> None:
 
 @needs_package
 def test_a_prompt_does_not_end_within_a_token() -> None:
-    """A line end and the indentation after it are one token; models fell silent after half of it."""
+    """A line end and the indentation after it are one token; models stop after half of it."""
     for doc in load("unlearn_humaneval_pass").task.eval_docs:
         assert doc["prompt"] == doc["prompt"].rstrip()
 
