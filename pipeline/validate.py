@@ -1,8 +1,8 @@
 """Validation: what CI runs on a released model. Verified, evaluated anew, and judged.
 
-Nothing of the release decides how it is judged: tasks, texts, limits and gates are those of the
-validator's own recipe, and where the release's differ, that is said. A release that is not exactly
-its base minus its units is not evaluated at all.
+The release gives at most the name of one of the validator's own recipes: tasks, texts, limits and
+gates are those of that recipe, and where the release's differ, that is said. A release that is not
+exactly its base minus its units is not evaluated at all.
 """
 
 from __future__ import annotations

@@ -63,9 +63,16 @@ def load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(folder)
     model: Any
     with explained("model", folder):
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=getattr(torch, dtype), local_files_only=True, trust_remote_code=False
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            local_files_only=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
+        model, report = loaded
+        if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
+            raise ValueError(f"{len(missing)} of its tensors are not stored, such as {missing[0]}")
     return model.to(device or default_device()).eval(), tokenizer
 
 

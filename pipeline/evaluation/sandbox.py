@@ -1,8 +1,8 @@
 """Running code that a model wrote: each program in a locked-down process of its own.
 
 The process sees no network, reads no files but Python's own, writes only in a folder that is
-removed afterwards, starts no other process, and has limits on time, memory and files. Where the
-kernel cannot do that, nothing is run.
+removed afterwards, makes no folders, starts no other process, and has limits on time, memory and
+the size of each file. Where the kernel cannot do that, nothing is run.
 
 It keeps a program from doing harm, not from cheating: a program that sets out to be taken for
 correct could find the tests that it runs with.
@@ -59,16 +59,20 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
         BrokenError: locking in failed although the kernel should be able to.
     """
     check_available()
-    token = secrets.token_hex(16)
-    order = json.dumps({"program": program, "limits": LIMITS, "token": token})
+    token, refusal = secrets.token_hex(16), secrets.token_hex(16)
+    order = json.dumps({"program": program, "limits": LIMITS, "token": token, "refusal": refusal})
     # -I and -S: neither the environment nor site-packages decide what the program imports.
     command = [sys.executable, "-I", "-S", "-B", str(Path(sandbox_child.__file__))]
-    with tempfile.TemporaryDirectory(prefix="unlearn-program-") as folder:
+    # Its answer goes to a file, which the limits cover; a pipe would fill this process's memory.
+    with (
+        tempfile.TemporaryDirectory(prefix="unlearn-program-") as folder,
+        tempfile.TemporaryFile() as answer,
+    ):
         try:
-            done = subprocess.run(
+            subprocess.run(
                 command,
                 input=order.encode(),
-                stdout=subprocess.PIPE,
+                stdout=answer,
                 stderr=subprocess.DEVNULL,
                 cwd=folder,
                 env={"PYTHONHASHSEED": "0"},
@@ -78,10 +82,11 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
             )
         except subprocess.TimeoutExpired:
             return "timeout"
-    said = done.stdout.decode(errors="replace")
-    if said.startswith("isolation: "):
+        answer.seek(0)
+        said = answer.read().decode(errors="replace")
+    if said.startswith(refusal):
         raise BrokenError(
-            f"a program could not be locked in, and was not run: {said}",
+            f"a program could not be locked in, and was not run: {said.removeprefix(refusal)}",
             remedy="remove the tasks that run code",
         )
     return "passed" if said == token else "failed"

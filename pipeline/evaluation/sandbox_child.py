@@ -7,7 +7,8 @@ standard library is used: no site-packages are on the path.
 - Landlock (Linux 6.2 or newer): files are read below Python's own folders, and written below the
   working folder alone.
 - seccomp: a list of system calls that computing and files need; all others, such as those for
-  sockets, processes, signals, modes and owners, are refused.
+  sockets, processes, signals, folders, modes and owners, are refused. So is fcntl, which can have
+  the kernel send a signal to any process of the same user.
 - Limits of the kernel: processor time, memory, size and number of files.
 """
 
@@ -40,12 +41,12 @@ ALLOWED = {
     "rt_sigprocmask": 14, "rt_sigreturn": 15, "ioctl": 16, "pread64": 17, "pwrite64": 18,
     "readv": 19, "writev": 20, "access": 21, "pipe": 22, "select": 23, "sched_yield": 24,
     "mremap": 25, "madvise": 28, "dup": 32, "dup2": 33, "nanosleep": 35, "getpid": 39, "exit": 60,
-    "uname": 63, "fcntl": 72, "ftruncate": 77, "getdents": 78, "getcwd": 79, "chdir": 80,
-    "rename": 82, "mkdir": 83, "rmdir": 84, "unlink": 87, "readlink": 89, "gettimeofday": 96,
+    "uname": 63, "ftruncate": 77, "getdents": 78, "getcwd": 79, "chdir": 80,
+    "rename": 82, "unlink": 87, "readlink": 89, "gettimeofday": 96,
     "getrusage": 98, "sysinfo": 99, "times": 100, "getuid": 102, "getgid": 104, "geteuid": 107,
-    "getegid": 108, "getppid": 110, "sigaltstack": 131, "gettid": 186, "time": 201, "futex": 202,
+    "getegid": 108, "sigaltstack": 131, "gettid": 186, "time": 201, "futex": 202,
     "sched_getaffinity": 204, "getdents64": 217, "clock_gettime": 228, "clock_getres": 229,
-    "clock_nanosleep": 230, "exit_group": 231, "openat": 257, "mkdirat": 258, "newfstatat": 262,
+    "clock_nanosleep": 230, "exit_group": 231, "openat": 257, "newfstatat": 262,
     "unlinkat": 263, "renameat": 264, "readlinkat": 267, "faccessat": 269, "pselect6": 270,
     "ppoll": 271, "dup3": 292, "pipe2": 293, "getrandom": 318, "statx": 332, "close_range": 436,
     "faccessat2": 439,
@@ -120,8 +121,9 @@ def main() -> None:
     try:
         lock_in(order["limits"])
     except OSError as error:
-        os.write(pipe, f"isolation: {error}".encode())
+        os.write(pipe, f"{order['refusal']}{error}".encode())
         os._exit(1)
+    del order["refusal"]
     with contextlib.suppress(BaseException):
         exec(compile(order["program"], "<program>", "exec"), {"__name__": "__main__"})
         os.write(pipe, order["token"].encode())

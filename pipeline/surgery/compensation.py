@@ -58,14 +58,15 @@ class CompensationMap:
             stored_HS: the released one, in the released type.
         """
         exact_HS = self._exact(weight_HU)
-        wrong_HS = exact_HS.to(self.dtype) != stored_HS  # NaN is unequal to everything
+        infinite_HS = ~stored_HS.isfinite()  # equal to itself, and explained by nothing
+        wrong_HS = exact_HS.to(self.dtype) != stored_HS
         if not wrong_HS.any():
-            return 0
+            return int(infinite_HS.sum())
         terms_HS = replace(self, map_PS=self.map_PS.abs())._exact(weight_HU.abs())
         error_HS = terms_HS * (len(self.removed) + 2) * 2.0**-53
         for bound_HS in (exact_HS - error_HS, exact_HS + error_HS):
             wrong_HS &= bound_HS.to(self.dtype) != stored_HS
-        return int(wrong_HS.sum())
+        return int((wrong_HS | infinite_HS).sum())
 
     def _exact(self, weight_HU: Tensor) -> Tensor:
         kept_HS = weight_HU[:, list(self.kept)].double()
