@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.architectures.registry import output_modules
-from pipeline.cache import HASH_CHUNK_BYTES, Cache, write_json
+from pipeline.cache import HASH_CHUNK_BYTES, Cache, digest_of_file, write_json
 from pipeline.export.checkpoint import copy_companions, pruned_config
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import write_manifest
@@ -138,12 +138,23 @@ def _surgery(base: Base) -> dict[str, Callable[[], object]]:
 
 
 def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
+    files = [file for folder in (base.model.path, release) for file in folder.glob("*.safetensors")]
+
     def read() -> None:
-        for folder in (base.model.path, release):
-            for file in folder.glob("*.safetensors"):
-                with file.open("rb", buffering=0) as stream:
-                    while stream.read(HASH_CHUNK_BYTES):
-                        pass
+        for file in files:
+            with file.open("rb", buffering=0) as stream:
+                while stream.read(HASH_CHUNK_BYTES):
+                    pass
+
+    def hash_both() -> None:
+        for file in files:
+            digest_of_file(file)
+
+    def from_disk(run: Callable[[], None]) -> None:
+        for file in files:
+            with file.open("rb") as stream:
+                os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        run()
 
     def check() -> None:
         cache, progress = Cache(), Progress("quiet")
@@ -161,7 +172,13 @@ def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
         wrong = [finding for finding in found.findings if finding.where != MANIFEST]
         assert not wrong, wrong
 
-    return {"reading": read, "verify": check}
+    return {
+        "reading, from memory": read,
+        "reading, from disk": lambda: from_disk(read),
+        "SHA-256 of both": hash_both,
+        "verify, from memory": check,
+        "verify, from disk": lambda: from_disk(check),
+    }
 
 
 def _release(base: Base, folder: Path) -> None:

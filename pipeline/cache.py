@@ -161,8 +161,25 @@ def plain_json(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """Read a UTF-8 JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a UTF-8 JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, or nested so deeply that nobody wrote it to be read.
+    """
+    return parse_json(path.read_bytes())
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON from anywhere.
+
+    Raises:
+        ValueError: it is not JSON, or nested so deeply that nobody wrote it to be read.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _temporary(target: Path) -> tuple[Path, int | None]:

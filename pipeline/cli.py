@@ -234,7 +234,7 @@ def validate(
                 where="--base-results",
                 remedy="add --base-results-sha256",
             )
-        use_stored(base_results, base_results_sha256, cache)
+        use_stored(base_results, base_results_sha256, release.base.model.weights_sha256, cache)
     validation = validate_release(release, trust=trust, cache=cache, progress=progress)
     if store_base_results is not None and validation.judgement is not None:
         store(store_base_results, validation.judgement.evaluations["base"], cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -56,10 +57,12 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         {"task": c.task, "side": c.side, "documents": c.documents, "tokens": c.tokens}
         for c in checks
     ]
+    held_out = {item.corpus.name: len(item.held_out) for item in corpora}
     for side, corpus in recipe.corpora:
         if corpus.use != "scored":
             name, tokens = next_token_task(corpus.name), recipe.evaluate.next_token_tokens
-            tasks.append({"task": name, "side": side, "documents": None, "tokens": tokens})
+            documents = held_out[corpus.name]
+            tasks.append({"task": name, "side": side, "documents": documents, "tokens": tokens})
     kept = kept_sizes(recipe, architecture, sizes)
     check_context(recipe, model.config.get(CONTEXT), model.name)
     parameters, left = (
@@ -80,12 +83,13 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             "bytes": model.size_bytes,
             "parameters": parameters,
         },
-        "units": _unit_lines(sizes, kept),
+        "units": _unit_lines(sizes, kept, recipe),
         "corpora": [
             {**item.summary, "scored_tokens": scored.get(item.corpus.name, 0)} for item in corpora
         ],
         "tasks": tasks,
         "gates": [_gate_text(gate) for gate in recipe.gates],
+        "warnings": list(_warnings(recipe, tasks)),
         "minutes": _minutes(recipe, parameters, sum(task["tokens"] for task in tasks)),
         "output_bytes": output,
         "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready),
@@ -116,7 +120,20 @@ def _scored_tokens(recipe: Recipe, corpora: Corpora, tokenizer: Any | None) -> d
     return {name: ids.numel() for packed in sides for name, ids in packed.items()}
 
 
-def _unit_lines(sizes: Dimensions, kept: dict[str, int]) -> list[str]:
+def _warnings(recipe: Recipe, tasks: list[dict[str, Any]]) -> Iterator[str]:
+    """Yield why gates could not be decided, as far as that is known before a run."""
+    documents = {task["task"]: task["documents"] for task in tasks}
+    least = recipe.statistics.min_documents
+    for gate in recipe.gates:
+        for name in filter(None, (gate.task, gate.more_than)):
+            if (have := documents.get(name)) is not None and have < least:
+                yield (
+                    f"{name} has at most {have} documents: its gate will be INCONCLUSIVE, since "
+                    f"statistics.min_documents is {least}"
+                )
+
+
+def _unit_lines(sizes: Dimensions, kept: dict[str, int], recipe: Recipe) -> list[str]:
     lines = []
     for kind, total in (("ffn", sizes.ffn), ("heads", sizes.heads), ("kv_heads", sizes.kv_heads)):
         name = {"ffn": "FFN neurons", "heads": "query heads", "kv_heads": "key/value heads"}[kind]
@@ -125,6 +142,11 @@ def _unit_lines(sizes: Dimensions, kept: dict[str, int]) -> list[str]:
             f"{name}: {total:,} → {kept[kind]:,} in each of {sizes.layers} layers "
             f"({gone * sizes.layers:,} of {total * sizes.layers:,} removed, {gone / total:.1%})"
         )
+        if kind == "ffn" and abs(gone / total - recipe.select.ffn.fraction) > 5e-4:
+            lines[-1] += (
+                f"; {recipe.select.ffn.fraction:.1%} asked, widths are multiples of "
+                f"{recipe.select.ffn.multiple_of}"
+            )
     return lines
 
 

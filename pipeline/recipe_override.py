@@ -9,6 +9,7 @@ from pipeline.errors import InputError
 from pipeline.recipe_schema import (
     KeyPath,
     branches,
+    key_that_ends_in,
     nearest,
     node_at,
     properties,
@@ -65,7 +66,9 @@ def _next_key(
         return _item(container, path, rest, where)
     valid = properties(node_at(path) or {})
     if rest[0] not in valid:
-        raise InputError(f"{_prefix(path)}{unknown_key(rest[0], valid)}", where=where)
+        whole = key_that_ends_in(rest) if not path else None
+        what = f"unknown key `{rest[0]}`; did you mean `{whole}`?" if whole else None
+        raise InputError(what or f"{_prefix(path)}{unknown_key(rest[0], valid)}", where=where)
     return rest[0], rest[1:]
 
 

@@ -60,6 +60,17 @@ def properties(node: Node) -> dict[str, Node]:
     }
 
 
+def key_that_ends_in(words_of_key: Sequence[str]) -> str | None:
+    """Return the first whole key whose last words these are, such as `select.ffn.fraction`."""
+    level: list[tuple[str, ...]] = [()]
+    while level:
+        level = [(*path, key) for path in level for key in properties(node_at(path) or {})]
+        for path in level:
+            if path[-len(words_of_key) :] == tuple(words_of_key):
+                return ".".join(path)
+    return None
+
+
 def literals(node: Node) -> list[str]:
     """Return the words that a value is chosen from, if it is."""
     return [str(option) for option in node.get("enum", [node["const"]] if "const" in node else [])]

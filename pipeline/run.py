@@ -12,7 +12,7 @@ from pipeline.cache import Cache, digest_of, new_folder, read_json, write_json
 from pipeline.evaluation.completions import complete
 from pipeline.evaluation.speed import forward_rates
 from pipeline.export.manifest import NAME as MANIFEST
-from pipeline.export.manifest import environment, write_manifest
+from pipeline.export.manifest import environment, read_manifest, write_manifest
 from pipeline.export.manifest_schema import problems
 from pipeline.export.maps import write_maps
 from pipeline.export.proof import Proof, prove
@@ -82,6 +82,11 @@ class Run:
         if (manifest := finished(target, run_key)) is not None:
             self.progress.say(f"{target} holds exactly this run already; nothing to do")
             return Outcome(target, manifest, reused=True)
+        if (earlier := read_manifest(target)) is not None:
+            self.progress.say(
+                f"{target} holds an earlier output ({earlier.get('verdict')}), which this run will "
+                "replace; --out keeps both"
+            )
         measurer = Measurer(base, self.recipe, texts.sequences, self.cache, self.progress)
         with self.progress.stage("Scoring and selection"):
             choice = choose(base, self.recipe, measurer, self.progress)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import Cache, read_json
+from pipeline.cache import Cache
+from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.release.checks.claims import EVALUATION, check_evaluation, differences
+from pipeline.release.checks.claims import check_evaluation, check_one_voice, differences
 from pipeline.release.checks.findings import Finding
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.judge import Judgement, evaluate_and_judge
@@ -30,6 +31,7 @@ class Validation:
 
     Attributes:
         name: name of the validator's recipe.
+        recipe: file that it was read from.
         verification: whether the release is what it says.
         judgement: both evaluations and the gates; None if the release is not what it says.
         findings: figures of the release that were not measured on these weights.
@@ -39,6 +41,7 @@ class Validation:
     """
 
     name: str
+    recipe: Path
     verification: Verification
     judgement: Judgement | None
     findings: list[Finding]
@@ -50,6 +53,7 @@ class Validation:
         """For `--json` and for reports."""
         return {
             "name": self.name,
+            "recipe": str(self.recipe),
             "verdict": self.verdict,
             "verification": self.verification.as_dict(),
             "evaluation": self.judgement.as_dict() if self.judgement else None,
@@ -75,12 +79,19 @@ def validate(
         progress: where to report.
 
     Raises:
-        InputError: a text or a task of the recipe cannot be used.
+        InputError: a text or a task of the recipe cannot be used, or the release chose one of the
+            validator's recipes that has no gates.
         BrokenError: the Hub cannot be reached.
     """
     started = time.monotonic()
     loaded = release.own
     assert loaded is not None
+    if release.named_by_release and not loaded.recipe.gates:
+        raise InputError(
+            f"your recipe {loaded.recipe.name!r}, which the release names, has no gates",
+            where=str(loaded.path),
+            remedy="name the recipe to judge by with --recipe",
+        )
     verification = verify(release, trust=trust, cache=cache, progress=progress)
     theirs, ours = release.manifest.get("recipe"), loaded.recipe.model_dump(mode="json")
     notes = [f"recipe, {line}" for line in differences(theirs, ours)]
@@ -103,17 +114,12 @@ def validate(
             progress,
         )
         evaluated = time.monotonic() - began
-        findings, others = check_evaluation(_claimed(release.folder), judgement.evaluations)
+        findings = check_one_voice(release.folder, release.manifest)
+        claimed = release.manifest.get("evaluation")
+        wrong, others = check_evaluation(claimed, judgement.evaluations)
+        findings += wrong
         notes += others
         verdict = "FAIL" if findings else judgement.verdict.decision
     seconds = {"evaluation": evaluated, "total": time.monotonic() - started}
-    name = loaded.recipe.name
-    return Validation(name, verification, judgement, findings, notes, verdict, seconds)
-
-
-def _claimed(folder: Path) -> Any:
-    """What the release says; None if it says nothing that can be read."""
-    try:
-        return read_json(folder / EVALUATION)
-    except (OSError, ValueError):
-        return None
+    name, path = loaded.recipe.name, loaded.path
+    return Validation(name, path, verification, judgement, findings, notes, verdict, seconds)

@@ -7,9 +7,10 @@ tensor at a time, and everything that a loader reads is compared with it.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache as once
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,6 +35,7 @@ from pipeline.release.checks.tensors import TensorReport, check_recomputed, chec
 from pipeline.release.checks.weights import check_weight_files, weight_files
 from pipeline.release.signing import Signer, check_signature
 from pipeline.selection.plan import Plan, overlap
+from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
 from pipeline.stages.base import Base, open_base
@@ -101,12 +103,14 @@ class Release:
         manifest: what it says of itself.
         base: the base model, as the reader has it.
         own: the reader's own recipe; None if none was needed.
+        named_by_release: the release's name chose that recipe among the reader's.
     """
 
     folder: Path
     manifest: dict[str, Any]
     base: Base
     own: LoadedRecipe | None
+    named_by_release: bool
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ def open_release(
         own = None
         if needs_recipe or recipe is not None or base_reference is None:
             own = load_recipe(recipe or _own_name(manifest, folder), overrides)
-        return Release(folder, manifest, _open(base_reference, own, manifest, cache, progress), own)
+        base = _open(base_reference, own, manifest, cache, progress)
+    return Release(folder, manifest, base, own, named_by_release=recipe is None)
 
 
 def verify(
@@ -193,18 +198,24 @@ def verify(
         with progress.stage("Signature"):
             findings += check_signature(folder, trust.signer)
     with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
-        hashes = pool.submit(check_hashes, folder, manifest)
+        digest_once = once(digest_of_file)  # the weights' own digest follows from their files'
+        hashes = pool.submit(check_hashes, folder, manifest, digest_once)
         plan, wrong = read_plan(manifest, base.dimensions)
         report = TensorReport()
         if plan is not None:
             compared, report = _compare(folder, manifest, base, plan, progress)
             wrong += compared
         findings += hashes.result() + wrong
+        findings += _check_weights_digest(folder, manifest, digest_once)
     findings += [
         Finding(MANIFEST, f"does not follow its schema: {text}") for text in problems(manifest)
     ]
-    if _claimed_base(manifest) != base.model.weights_sha256:
+    claimed = _claimed_base(manifest)
+    if claimed.get("weights_sha256") != base.model.weights_sha256:
         notes.append("the base's weight files are not those that the manifest names")
+    licences = str(claimed.get("licence")), str(base.model.licence)
+    if base.model.licence is not None and licences[0].lower() != licences[1].lower():
+        findings.append(Finding(MANIFEST, "base.licence is {}, found {}".format(*licences)))
     if recompute and own is not None and plan is not None:
         with progress.stage("Scoring and compensation anew"):
             findings += _recompute(folder, base, plan, report, own, cache, progress, notes)
@@ -337,6 +348,16 @@ def _derived(
     }
 
 
+def _check_weights_digest(
+    folder: Path, manifest: dict[str, Any], digest: Callable[[Path], str]
+) -> list[Finding]:
+    try:
+        found = digest_of_weights(folder, str(folder), digest)
+    except InputError:
+        return []  # no weights that can be read, which is a finding already
+    return check_claims(manifest, {"pruned": {"weights_sha256": found}})
+
+
 def _recompute(
     folder: Path,
     base: Base,
@@ -387,9 +408,9 @@ def _output_projections(base: Base) -> set[str]:
     }
 
 
-def _claimed_base(manifest: dict[str, Any]) -> Any:
+def _claimed_base(manifest: dict[str, Any]) -> dict[str, Any]:
     base = manifest.get("base")
-    return base.get("weights_sha256") if isinstance(base, dict) else None
+    return base if isinstance(base, dict) else {}
 
 
 def _sentence(decision: Decision, plan: Plan | None, report: TensorReport) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,11 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from pipeline.cache import read_json, write_json
+from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import write_manifest
+from pipeline.sources.model_folder import digest_of_weights
 
 Change = Callable[[Path], object]
 WEIGHTS = "model.safetensors"
+FORGED_DIGEST = "0" * 64  # that a test wrote, and that stays
 
 
 class Release:
@@ -46,9 +50,12 @@ class Release:
 
 
 def renew_manifest(folder: Path) -> None:
-    """What a forger does: list the files as they are now."""
+    """What a forger does: list files and weights as they are now."""
     manifest = read_json(folder / MANIFEST)
     del manifest["files"]
+    with contextlib.suppress(InputError, KeyError, TypeError):
+        if manifest["pruned"]["weights_sha256"] != FORGED_DIGEST:
+            manifest["pruned"]["weights_sha256"] = digest_of_weights(folder, str(folder))
     write_manifest(folder, manifest)
 
 

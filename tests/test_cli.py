@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -266,6 +267,21 @@ def test_check_forecasts_what_the_run_makes(unlearn: Unlearn, tmp_path: Path, re
         assert f"({gone} of {units[kind]['total']} removed" in line
     weights = (tmp_path / "out/tiny/model.safetensors").stat().st_size
     assert forecast["output_bytes"] == pytest.approx(weights, rel=0.05)
+
+
+def test_check_says_what_will_not_come_out_as_asked(unlearn: Unlearn, recipe: Path) -> None:
+    options = ["--set", "select.ffn.fraction=0.3", "--set", "statistics.min_documents=100"]
+    code, out, _ = unlearn("check", recipe, *options)
+    assert code == 0
+    assert "25.0%); 30.0% asked, widths are multiples of 8" in out
+    assert re.search(r"next_token_prose has at most \d\d documents: its gate will be INCONCL", out)
+
+
+def test_a_run_says_that_it_replaces_an_earlier_output(unlearn: Unlearn, recipe: Path) -> None:
+    _, _, err = unlearn("run", recipe)
+    assert "earlier output" not in err
+    _, _, err = unlearn("run", recipe, "--set", "select.ffn.fraction=0.5")
+    assert "out/tiny holds an earlier output (PASS), which this run will replace" in err
 
 
 def test_compare_says_how_much_two_outputs_share(unlearn: Unlearn, recipe: Path) -> None:

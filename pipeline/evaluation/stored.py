@@ -38,11 +38,17 @@ def store(path: Path, evaluation: Evaluation, cache: Cache) -> None:
         raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from error
 
 
-def use_stored(path: Path, sha256: str, cache: Cache) -> None:
+def use_stored(path: Path, sha256: str, weights_sha256: str, cache: Cache) -> None:
     """Put the results of a file into the cache.
 
+    Args:
+        path: the file.
+        sha256: digest that it must have.
+        weights_sha256: digest of the model's weights; results of other weights are refused.
+        cache: where they go.
+
     Raises:
-        InputError: the file cannot be read, or its digest is another.
+        InputError: the file cannot be read, or its digest or the model's is another.
     """
     try:
         digest = digest_of_file(path)
@@ -53,6 +59,13 @@ def use_stored(path: Path, sha256: str, cache: Cache) -> None:
                 remedy="give the file and the digest that belong together",
             )
         entries = json.loads(path.read_text(encoding="utf-8"))
+        if others := [e for e in entries if e["key"]["weights_sha256"] != weights_sha256]:
+            raise InputError(
+                f"{len(others)} of its {len(entries)} results are of other weights than the "
+                "base's; nothing of it was used",
+                where=str(path),
+                remedy="give results of this base",
+            )
         for entry in entries:
             cache.get(STAGE, entry["key"], partial(_write, entry["files"]))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:

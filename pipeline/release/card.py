@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
+from pipeline.release.checks.findings import printable
 from pipeline.release.results import metric_rows, size_rows
 
 NAME = "README.md"
+CELL_LENGTH = 1000
 
 
 def write_card(folder: Path, manifest: dict[str, Any]) -> None:
@@ -55,5 +58,13 @@ def template(name: str) -> Template:
         keep_trailing_newline=True,
         autoescape=False,  # Markdown, not HTML
     )
-    environment.filters["cell"] = lambda text: str(text).replace("|", "\\|").replace("\n", " ")
+    environment.filters["cell"] = _cell
     return environment.get_template(name)
+
+
+def _cell(text: object) -> str:
+    """Text for a table's cell, in which nothing but words is left: no HTML, image or link."""
+    plain = printable(str(text).replace("\n", " "))
+    if len(plain) > CELL_LENGTH:
+        plain = plain[: CELL_LENGTH - 1] + "…"
+    return re.sub(r"([\\|<`]|(?<=\])\()", r"\\\1", plain)

@@ -77,6 +77,7 @@ def show_validation(found: dict[str, Any], console: Console | None = None) -> No
     """Print what a validation verified and measured, and its verdict."""
     console = console or _console()
     show_verification(found["verification"], console)
+    console.print(f"Recipe:   {escape(found['recipe'])}")
     for note in found["notes"]:
         console.print(f"Note:     {_plain(note)}")
     if found["evaluation"] is not None:
@@ -114,14 +115,16 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
         )
     console.print(table)
     tasks = Table(title="Evaluation", title_justify="left")
-    for column in ("task", "side", "documents", "tokens"):
+    for column in ("task", "side", "documents", "tokens, at most"):
         tasks.add_column(column, justify="left" if column in ("task", "side") else "right")
     for task in forecast["tasks"]:
         documents = f"{task['documents']:,}" if task["documents"] else "–"
         tasks.add_row(escape(task["task"]), task["side"], documents, f"{task['tokens']:,}")
     console.print(tasks)
     for gate in forecast["gates"]:
-        console.print(f"Gate:    {escape(gate)}")
+        console.print(f"Gate:    {escape(gate)}", soft_wrap=True)
+    for warning in forecast["warnings"]:
+        console.print(f"[yellow]Warning[/]: {escape(warning)}", soft_wrap=True)
     low, high = forecast["minutes"]
     console.print(
         f"Time:    about {low:.0f} to {high:.0f} minutes on this machine, if nothing is cached"
@@ -171,7 +174,7 @@ def _show_metrics(table: Table, evaluation: dict[str, Any], console: Console) ->
     for gate in evaluation["gates"]:
         decision = gate["decision"]
         mark = f"[{COLOURS[decision]}]{decision}[/]"
-        console.print(f"  {mark}  {escape(gate['sentence'])}")
+        console.print(f"  {mark}  {escape(gate['sentence'])}", soft_wrap=True)
 
 
 def _console() -> Console:

@@ -32,6 +32,26 @@ class Signer:
     identity: str | None = None
     identity_provider: str | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse what would check less than it seems to.
+
+        Raises:
+            InputError: an identity without its provider or the other way, or beside a key.
+        """
+        if (self.identity is None) != (self.identity_provider is None):
+            raise InputError(
+                "an identity means nothing without who vouches for it",
+                where="--identity",
+                remedy="give both --identity and --identity-provider, such as "
+                "https://accounts.google.com",
+            )
+        if self.public_key is not None and self.identity is not None:
+            raise InputError(
+                "a signature is made with a key or with an identity",
+                where="--public-key and --identity",
+                remedy="give one of them",
+            )
+
     def __bool__(self) -> bool:
         return self.public_key is not None or self.identity is not None
 
@@ -69,12 +89,6 @@ def check_signature(folder: Path, signer: Signer) -> list[Finding]:
     Raises:
         InputError: the extra is not installed, or the public key cannot be read.
     """
-    if signer.identity is not None and signer.identity_provider is None:
-        raise InputError(
-            "an identity means nothing without who vouches for it",
-            where="--identity",
-            remedy="add --identity-provider, such as https://accounts.google.com",
-        )
     from_extra, hashing = _library("verifying"), _hashing(folder)
     config = from_extra.Config().set_hashing_config(hashing)
     if signer.public_key is not None:

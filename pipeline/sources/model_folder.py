@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.cache import digest_of, digest_of_file
+from pipeline.cache import digest_of, digest_of_file, read_json
 from pipeline.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -156,8 +155,8 @@ def _check_safetensors(path: Path) -> None:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        value = read_json(path)
+    except ValueError as error:
         raise InputError(
             f"this is not JSON: {error}", where=str(path), remedy="download or copy it again"
         ) from error

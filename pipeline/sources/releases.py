@@ -54,6 +54,12 @@ def model_source(reference: str) -> HubSource | PathSource | PackageSource:
         return PathSource(path=str(path.resolve()))
     name, _, revision = reference.partition("@")
     parts = name.split("/")
+    if len(parts) == 2 and all(parts) and path.parent.is_dir():
+        raise InputError(
+            f"there is no {parts[1]!r} in the folder {parts[0]!r}",
+            where=reference,
+            remedy="make it with `unlearn run`, or give " + FORMS,
+        )
     if len(parts) == 2 and all(parts) and "." not in parts[0] and path.suffix != ".gguf":
         return HubSource(hub=name, revision=revision or "main")
     raise InputError("there is no such model", where=reference, remedy=f"give {FORMS}")

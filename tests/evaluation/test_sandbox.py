@@ -139,7 +139,7 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox_child, "available", lambda: "no Landlock")
-    monkeypatch.setattr(sandbox.subprocess, "run", pytest.fail)
+    monkeypatch.setattr(sandbox.subprocess, "Popen", pytest.fail)
     with pytest.raises(InputError, match="cannot be run safely here: no Landlock"):
         run_program("pass")
 
@@ -151,6 +151,14 @@ def test_a_program_cannot_have_the_kernel_signal_us() -> None:
 
 def test_a_program_cannot_make_folders() -> None:  # thousands within each other outlive removal
     assert run_program("import os\nos.mkdir('d')\n") == "failed"
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20])
+def test_the_folder_of_a_program_is_bounded(size: int) -> None:
+    program = f"i = 0\nwhile True:\n  i += 1\n  open(str(i), 'wb').write(bytes({size}))\n"
+    started = time.monotonic()
+    assert run_program(program, seconds=60) == "failed"
+    assert time.monotonic() - started < 30
 
 
 def test_what_a_program_writes_is_bounded_and_believed_in_nothing() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.cache import digest_of_file
+from pipeline.cache import digest_of_file, read_json
 from pipeline.export.checkpoint import companions
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
@@ -22,8 +22,16 @@ CLAIMS = ("README.md", "evaluation.json", "samples/*/*.jsonl")  # results: for `
 SIGNED_BY_LIBRARY = ("transformers_version",)
 
 
-def check_hashes(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
-    """Compare every file of a folder with the manifest's list of files."""
+def check_hashes(
+    folder: Path, manifest: dict[str, Any], digest: Callable[[Path], str] = digest_of_file
+) -> list[Finding]:
+    """Compare every file of a folder with the manifest's list of files.
+
+    Args:
+        folder: the release.
+        manifest: its manifest.
+        digest: SHA-256 (hex) of one file; by default it is read.
+    """
     found = []
     listed: dict[str, Any] = manifest["files"]
     present = set(released_files(folder))
@@ -32,8 +40,10 @@ def check_hashes(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
             found.append(Finding(MANIFEST, f"lists {name!r}, which is outside the folder"))
         elif name not in present or not (folder / name).is_file():
             found.append(Finding(name, "the manifest lists this file, and it is missing"))
-        elif not isinstance(entry, dict) or digest_of_file(folder / name) != entry.get("sha256"):
+        elif not isinstance(entry, dict) or digest(folder / name) != entry.get("sha256"):
             found.append(Finding(name, "its SHA-256 is not the manifest's"))
+        elif (size := (folder / name).stat().st_size) != entry.get("bytes"):
+            found.append(Finding(name, f"has {size} bytes, the manifest says {entry.get('bytes')}"))
     found += [
         Finding(name, "the manifest does not list this file")
         for name in sorted(present - listed.keys())
@@ -79,7 +89,7 @@ def check_contents(
 
 def _check_config(path: Path, expected: dict[str, Any]) -> list[Finding]:
     try:
-        actual = json.loads(path.read_bytes())
+        actual = read_json(path)
     except (OSError, ValueError) as error:
         return [Finding("config.json", f"cannot be read ({error})")]
     if not isinstance(actual, dict):

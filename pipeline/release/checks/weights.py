@@ -30,8 +30,12 @@ def check_weight_files(folder: Path, released: list[StoredTensor]) -> list[Findi
     found = []
     index = folder / INDEX_NAME
     if index.is_file():
-        named = read_json(index)["weight_map"]
+        content = read_json(index)
+        named = content.pop("weight_map")
         stored = {tensor.name: tensor.file.name for tensor in released}
+        beside = {"metadata": {"total_size": sum(tensor.size for tensor in released)}}
+        if content != beside:
+            found.append(Finding(INDEX_NAME, "holds more than, or not, the tensors' total size"))
         found += [
             Finding(INDEX_NAME, f"names {name} in {named.get(name)}, it is in {stored.get(name)}")
             for name in sorted(named.keys() | stored.keys())
