@@ -111,7 +111,7 @@ def _scoring(base: Base, tokens: int) -> dict[str, Callable[[], object]]:
 
 def _surgery(base: Base) -> dict[str, Callable[[], object]]:
     plan, maps = _cut_of_a_sixteenth(base)
-    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
 
     def in_new_folder(write: Callable[[Path], object]) -> None:
         with _scratch() as folder:
@@ -184,7 +184,7 @@ def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
 def _release(base: Base, folder: Path) -> None:
     """Write a release as far as `verify` reads it."""
     plan, maps = _cut_of_a_sixteenth(base)
-    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
     report = cut_checkpoint(base.model.path, folder, cuts, maps, lambda _: None)
     config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
     write_json(folder / "config.json", config)
@@ -215,7 +215,7 @@ def _cut_of_a_sixteenth(base: Base) -> tuple[Plan, dict[str, CompensationMap]]:
     plan = Plan(sizes.ffn, sizes.heads, sizes.kv_heads, (layer,) * sizes.layers)
     output = f"{base.architecture.feed_forward.output}.weight"
     maps = {
-        base.architecture.module(number, output): CompensationMap(
+        base.architecture.tensor(number, output): CompensationMap(
             layer.ffn,
             plan.removed_ffn(number),
             torch.full((sizes.ffn - keep, keep), 1e-3),

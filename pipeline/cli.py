@@ -292,6 +292,30 @@ def recipes(json_: JsonOption = False) -> int:
 
 
 @app.command()
+def inspect(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="A folder, organisation/name@revision, .gguf file or package:name/file."
+        ),
+    ],
+    cache_dir: CacheOption = None,
+    json_: JsonOption = False,
+) -> int:
+    """Say what a model is made of, and what can be cut out of it."""
+    from pipeline.cache import Cache
+    from pipeline.inspection import inspect as inspect_model
+    from pipeline.release.show import show_inspection
+
+    found = inspect_model(model, Cache(cache_dir))
+    if json_:
+        _print_json(found)
+    else:
+        show_inspection(found)
+    return EXIT_PASS
+
+
+@app.command()
 def schema() -> int:
     """Print the JSON Schema of recipes, for editors."""
     from pipeline.recipe_schema import json_schema

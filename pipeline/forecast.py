@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.architectures.description import Architecture
-from pipeline.architectures.registry import Dimensions, describe, dimensions
+from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.cache import Cache
-from pipeline.evaluation.quiet import quiet
 from pipeline.evaluation.tasks import check_tasks
+from pipeline.export.checkpoint import changed_sizes
 from pipeline.progress import Progress
 from pipeline.recipe import Gate, Recipe, Side, next_token_task
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens
-from pipeline.sources.models import ModelDescription, ResolvedModel, describe_model
+from pipeline.sources.models import describe_model
 from pipeline.sources.packing import pack_side
-from pipeline.stages.base import open_base
+from pipeline.stages.described import described, parameter_counts
 from pipeline.stages.preflight import (
     CONTEXT,
     check_chat_template,
@@ -30,6 +27,7 @@ from pipeline.stages.preflight import (
     check_gates,
     kept_sizes,
 )
+from pipeline.surgery.coordinates import can_have_heads
 
 SIDES: tuple[Side, ...] = ("forget", "retain")
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
@@ -47,9 +45,12 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     """
     recipe = loaded.recipe
     model = describe_model(recipe.model, loaded.folder, cache)
-    architecture, sizes, tokenizer = _inspected(model, recipe)
+    known = described(model)
+    architecture, sizes = known.architecture, known.sizes
+    if known.tokenizer is not None:
+        check_chat_template(recipe, known.tokenizer, model.name)
     corpora = load_corpora(recipe, loaded.folder, progress)
-    scored = _scored_tokens(recipe, corpora, tokenizer)
+    scored = _scored_tokens(recipe, corpora, known.tokenizer)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
     checks = check_tasks(recipe.evaluate, folders)
     check_gates(recipe, {check.task: check.metrics for check in checks})
@@ -64,9 +65,11 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             documents = held_out[corpus.name]
             tasks.append({"task": name, "side": side, "documents": documents, "tokens": tokens})
     kept = kept_sizes(recipe, architecture, sizes)
-    check_context(recipe, model.config.get(CONTEXT), model.name)
+    check_context(recipe, getattr(known.config, CONTEXT, None), model.name)
+    after = _stored_after(recipe, architecture, sizes, kept)
+    changed = changed_sizes(architecture, sizes, after)
     parameters, left = (
-        _parameters(model.config, architecture, {**asdict(sizes), **units}) for units in ({}, kept)
+        sum(parameter_counts(model.config | each).values()) for each in ({}, changed)
     )
     # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
     stored = None if model.kind == "gguf" else model.size_bytes
@@ -96,22 +99,6 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     }
 
 
-def _inspected(
-    model: ModelDescription, recipe: Recipe
-) -> tuple[Architecture, Dimensions, Any | None]:
-    """Description and sizes of the model; a folder at hand is looked into as a run would.
-
-    The tokenizer is None where it would have to be downloaded or converted.
-    """
-    if model.folder is None:
-        config = SimpleNamespace(**model.config)
-        architecture = describe(model.config.get("model_type", "unknown"), where=model.name)
-        return architecture, dimensions(config, architecture, model.name), None
-    base = open_base(ResolvedModel(model.folder, model.name, {}, "", None))
-    check_chat_template(recipe, base.tokenizer, model.name)
-    return base.architecture, base.dimensions, base.tokenizer
-
-
 def _scored_tokens(recipe: Recipe, corpora: Corpora, tokenizer: Any | None) -> dict[str, int]:
     """Tokens of each corpus that would be scored: those wanted, or those that its text has."""
     if tokenizer is None:
@@ -133,38 +120,40 @@ def _warnings(recipe: Recipe, tasks: list[dict[str, Any]]) -> Iterator[str]:
                 )
 
 
-def _unit_lines(sizes: Dimensions, kept: dict[str, int], recipe: Recipe) -> list[str]:
+def _stored_after(
+    recipe: Recipe, architecture: Architecture, sizes: Dimensions, kept: Dimensions
+) -> Dimensions:
+    """Sizes of the checkpoint; under the policy `padded` the widest layer may be as before."""
+    if recipe.select.policy == "uniform":
+        return kept
+    if can_have_heads(architecture, sizes, kept.heads):
+        return replace(kept, ffn=sizes.ffn)
+    return sizes
+
+
+def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str]:
     lines = []
-    for kind, total in (("ffn", sizes.ffn), ("heads", sizes.heads), ("kv_heads", sizes.kv_heads)):
-        name = {"ffn": "FFN neurons", "heads": "query heads", "kv_heads": "key/value heads"}[kind]
-        gone = total - kept[kind]
+    padded = recipe.select.policy == "padded"
+    for kind, name in (
+        ("ffn", "FFN neurons"),
+        ("heads", "query heads"),
+        ("kv_heads", "key/value heads"),
+    ):
+        total, left = getattr(sizes, kind), getattr(kept, kind)
+        gone = total - left
+        mean = " on average" if padded and kind == "ffn" and gone else ""
         lines.append(
-            f"{name}: {total:,} → {kept[kind]:,} in each of {sizes.layers} layers "
+            f"{name}: {total:,} → {left:,}{mean} in each of {sizes.layers} layers "
             f"({gone * sizes.layers:,} of {total * sizes.layers:,} removed, {gone / total:.1%})"
         )
-        if kind == "ffn" and abs(gone / total - recipe.select.ffn.fraction) > 5e-4:
+        if mean:
+            lines[-1] += "; narrower layers are filled with zeros up to the widest (policy padded)"
+        elif kind == "ffn" and abs(gone / total - recipe.select.ffn.fraction) > 5e-4:
             lines[-1] += (
                 f"; {recipe.select.ffn.fraction:.1%} asked, widths are multiples of "
                 f"{recipe.select.ffn.multiple_of}"
             )
     return lines
-
-
-def _parameters(config: dict[str, Any], architecture: Architecture, sizes: dict[str, int]) -> int:
-    """Parameters of a model of these sizes, counted on a model without weights."""
-    attention = architecture.attention
-    changed = {
-        architecture.feed_forward.width: sizes["ffn"],
-        attention.heads: sizes["heads"],
-        attention.key_value_heads: sizes["kv_heads"],
-        attention.head_dim: sizes["head_dim"],
-    }
-    with quiet(), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.for_model(**(config | changed))
-        )
-    model.tie_weights()
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool) -> int:

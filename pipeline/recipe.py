@@ -228,8 +228,11 @@ class AttentionSelection(UnitSelection):
 class Select(Section):
     """Which units are removed."""
 
-    policy: Literal["uniform"] = Field(
-        "uniform", description="Shape policy: `uniform` keeps the same number in every layer."
+    policy: Literal["uniform", "padded"] = Field(
+        "uniform",
+        description="Shape policy: `uniform` keeps the same number of neurons in every layer; "
+        "`padded` ranks the neurons of all layers together, and fills narrower layers with zeros "
+        "up to the widest. Heads that the model's config cannot leave out are zeros too.",
     )
     steps: Count = Field(
         1,

@@ -290,15 +290,10 @@ def _compare(
         maps = stored_maps(folder)
     except SafetensorError as error:
         return [*findings, Finding(MAPS, f"cannot be read ({error})")], TensorReport()
-    try:
-        config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
-    except ValueError as error:
-        return [*findings, Finding(MANIFEST, f"its plan has no stock config: {error}")], (
-            TensorReport()
-        )
+    config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
     if not released:
         return findings, TensorReport()
-    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
     cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
     said = _said_compensated(manifest)
     projections = _output_projections(base)
@@ -383,7 +378,8 @@ def _recompute(
     released, _ = weight_files(folder)
     by_name = {tensor.name: tensor for tensor in released}
     names = sorted({*report.compensated, *report.unverified})
-    findings, largest = check_recomputed(base.tensors, by_name, maps, names)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
+    findings, largest = check_recomputed(base.tensors, by_name, cuts, maps, names)
     if names and not findings:
         notes.append(
             f"compensated anew, the weights differ by at most {largest:.1e} of their change"
@@ -402,7 +398,7 @@ def _output_projections(base: Base) -> set[str]:
     """Tensors that a compensation may change: all else is sliced, or the base's."""
     architecture = base.architecture
     return {
-        architecture.module(layer, f"{output}.weight")
+        architecture.tensor(layer, f"{output}.weight")
         for layer in range(base.dimensions.layers)
         for output in (architecture.feed_forward.output, architecture.attention.output)
     }

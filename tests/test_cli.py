@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command import Unlearn
 from tiny_recipe import write_recipe
 
@@ -139,7 +140,7 @@ def test_a_recipe_that_does_not_exist_lists_near_names(unlearn: Unlearn, verb: s
 
 
 @pytest.mark.parametrize("verb", ["run", "check"])
-@pytest.mark.parametrize("model_type", ["gpt2", "gollum"])
+@pytest.mark.parametrize("model_type", ["mamba", "gollum"])
 def test_an_unknown_architecture_is_exit_code_2_and_named(
     unlearn: Unlearn, tmp_path: Path, recipe: Path, verb: str, model_type: str
 ) -> None:
@@ -149,7 +150,7 @@ def test_an_unknown_architecture_is_exit_code_2_and_named(
     write_recipe(recipe.parent, tmp_path / "model")
     code, _, err = unlearn(verb, recipe)
     assert code == 2
-    assert f"architecture {model_type!r} is not described; described are: llama, mistral" in err
+    assert f"architecture {model_type!r} is not described; described are: bloom, codegen" in err
     assert not (tmp_path / "out").exists()
 
 
@@ -282,6 +283,46 @@ def test_a_run_says_that_it_replaces_an_earlier_output(unlearn: Unlearn, recipe:
     assert "earlier output" not in err
     _, _, err = unlearn("run", recipe, "--set", "select.ffn.fraction=0.5")
     assert "out/tiny holds an earlier output (PASS), which this run will replace" in err
+
+
+def test_inspect_says_what_a_model_is_made_of(unlearn: Unlearn, tiny_base: TinyBase) -> None:
+    base = tiny_base("llama")
+    code, out, _ = unlearn("inspect", base.model.path)
+    assert code == 0
+    assert "64 FFN neurons, 6 query heads and 3 key/value heads of 8 in each layer" in out
+    assert "whole groups (select.attention.unit=kv_group): 2, 4 query heads" in out
+    assert "select.ffn.fraction=0.3 → 32 neurons a layer" in out
+    code, out, _ = unlearn("inspect", base.model.path, "--json")
+    (found,) = objects(out)
+    counted = {kind: n for kind, n in found["parameters"].items() if kind != "total"}
+    assert sum(counted.values()) == found["parameters"]["total"]
+    assert found["parameters"]["total"] == sum(
+        torch.Size(tensor.shape).numel() for tensor in base.tensors.values()
+    )
+    assert counted["ffn"] == 3 * 3 * 48 * 64
+    _, out, _ = unlearn("inspect", tiny_base("bloom").model.path)
+    assert "192 only; policy padded leaves zeros" in out
+    _, out, _ = unlearn("inspect", tiny_base("olmo2").model.path)
+    assert "none can go: queries and keys are normalised over all heads together" in out
+    assert unlearn("inspect", "gone").code == 2
+
+
+def test_a_shape_that_the_family_cannot_have_is_refused(
+    unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    for family, overrides, words in (
+        ("bloom", [], "the number of FFN neurons is fixed in this architecture"),
+        ("gpt2", ["select.attention.fraction=0.3"], "no smaller number can be expressed"),
+        ("olmo2", ["select.attention.fraction=0.3"], "heads cannot be removed"),
+    ):
+        recipe = write_recipe(tmp_path / family, tiny_base(family).model.path)
+        options = [part for one in overrides for part in ("--set", one)]
+        for verb in ("check", "run"):
+            result = unlearn(verb, recipe, *options)
+            assert result.code == 2 and words in result.err, (family, result)
+    code, out, _ = unlearn("check", recipe, "--set", "select.policy=padded")
+    assert code == 0
+    assert "on average in each of 3 layers" in out and "(policy padded)" in out
 
 
 def test_compare_says_how_much_two_outputs_share(unlearn: Unlearn, recipe: Path) -> None:

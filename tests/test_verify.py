@@ -11,7 +11,7 @@ import pytest
 import torch
 from released import FORGED_DIGEST, WEIGHTS, Change, edit, edit_tensors, flip_bit, renew_manifest
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES
+from tiny_models import FAMILIES, LLAMA_LIKE
 
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
@@ -55,6 +55,27 @@ def move_unit(manifest: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_a_release_of_every_family_is_made_and_verified(
+    release: Any, tiny_base: TinyBase, family: str
+) -> None:
+    """Neurons of all layers ranked together, and heads that may have to be zeros."""
+    base = tiny_base(family)
+    overrides = ["select.policy=padded"]
+    if not base.architecture.attention.untouchable:
+        unit = "query_head" if base.dimensions.kv_heads == 1 else "kv_group"
+        overrides += ["select.attention.fraction=0.4", f"select.attention.unit={unit}"]
+    made = release(family, *overrides)
+    code, found = made.verify()
+    assert (code, found["verdict"], found["findings"]) == (0, "VERIFIED", [])
+    assert found["tensors"]["compensated"] >= base.dimensions.layers
+    projection = f"{base.architecture.feed_forward.output}.weight"
+    flip_bit(base.architecture.tensor(1, projection))(made.folder)
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert (code, len(found["findings"])) == (1, 1)
+
+
+@pytest.mark.parametrize("family", LLAMA_LIKE)
 def test_a_release_is_verified(release: Any, family: str) -> None:
     code, found = release(family).verify()
     assert (code, found["verdict"], found["findings"]) == (0, "VERIFIED", [])

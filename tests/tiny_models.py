@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from evaluation.tiny import make_tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.architectures.registry import Dimensions
+from pipeline.architectures.description import Dimensions
 from pipeline.cache import digest_of_file, write_json
 from pipeline.export.checkpoint import copy_companions, pruned_config
 from pipeline.selection.plan import LayerPlan, Plan
@@ -23,7 +23,65 @@ from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 from pipeline.surgery.masking import masked
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+# Config fields by family, where the default ones do not do. None leaves a default one out.
+OWN_KEYS: dict[str, Any] = {"num_key_value_heads": None, "head_dim": None}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": {},
+    "gemma2": {"query_pre_attn_scalar": 8, "sliding_window": 16},
+    "gemma3_text": {"query_pre_attn_scalar": 8, "sliding_window": 16},
+    "smollm3": {},
+    "granite": {"attention_multiplier": 0.3},
+    "olmo": {},
+    "olmo2": {},
+    "cohere": {"use_qk_norm": True},
+    "stablelm": {"head_dim": None, "use_qkv_bias": True, "qk_layernorm": True},
+    "nemotron": {},
+    "starcoder2": {},
+    "phi": {"partial_rotary_factor": 0.5},
+    "glm": {"attention_bias": True, "partial_rotary_factor": 0.5},
+    "phi3": {},
+    "gpt2": {**OWN_KEYS, "n_inner": 64},
+    "gpt_neo": {
+        **OWN_KEYS,
+        "num_layers": 3,
+        "num_heads": 6,
+        "attention_types": [[["global"], 1], [["local"], 2]],
+        "window_size": 8,
+    },
+    "gptj": {**OWN_KEYS, "n_inner": 64, "rotary_dim": 4},
+    "codegen": {**OWN_KEYS, "n_inner": 64, "rotary_dim": 4, "num_attention_heads": 8},
+    "opt": {**OWN_KEYS, "ffn_dim": 64, "word_embed_proj_dim": 48},
+    "mpt": {**OWN_KEYS, "max_seq_len": 512},
+    "gpt_neox": {**OWN_KEYS, "rotary_pct": 0.5},
+    "bloom": {**OWN_KEYS},
+    "falcon_groups": {
+        **OWN_KEYS,
+        "model_type": "falcon",
+        "new_decoder_architecture": True,
+        "num_kv_heads": 3,
+        "ffn_hidden_size": 64,
+    },
+    "falcon_one_key": {
+        **OWN_KEYS,
+        "model_type": "falcon",
+        "multi_query": True,
+        "ffn_hidden_size": 64,
+    },
+    "falcon_heads": {
+        **OWN_KEYS,
+        "model_type": "falcon",
+        "multi_query": False,
+        "alibi": True,
+        "parallel_attn": False,
+        "bias": True,
+        "ffn_hidden_size": 64,
+    },
+}
+LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")  # whose tensors have the same names
 
 
 def make_model(
@@ -53,7 +111,13 @@ def make_model(
         "eos_token_id": 0,
         "pad_token_id": 0,
     }
-    settings = AutoConfig.for_model(family, **(sizes | config))
+    fields = {
+        key: value
+        for key, value in (sizes | FAMILIES.get(family, {}) | config).items()
+        if value is not None
+    }
+    model_type = fields.pop("model_type", family)
+    settings = AutoConfig.for_model(model_type, **fields)
     model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -73,20 +137,26 @@ def load(folder: Path, dtype: torch.dtype = torch.float64) -> Any:
 
 
 def random_plan(
-    sizes: Dimensions, seed: int, *, ffn: int = 0, groups: int = 0, per_group: int = 0
+    sizes: Dimensions,
+    seed: int,
+    *,
+    ffn: int | Sequence[int] = 0,
+    groups: int = 0,
+    per_group: int = 0,
 ) -> Plan:
     """Keep random units of every layer: so many neurons, groups and heads of a group; 0 is all."""
+    neurons = [ffn] * sizes.layers if isinstance(ffn, int) else ffn
     choose = np.random.default_rng(seed)
 
     def some(total: int, count: int) -> tuple[int, ...]:
         return tuple(sorted(choose.permutation(total)[: count or total].tolist()))
 
     layers = []
-    for _ in range(sizes.layers):
+    for layer in range(sizes.layers):
         kept = some(sizes.kv_heads, groups)
         heads = sizes.heads_per_group
         queries = tuple(g * heads + h for g in kept for h in some(heads, per_group))
-        layers.append(LayerPlan(some(sizes.ffn, ffn), queries, kept))
+        layers.append(LayerPlan(some(sizes.ffn, neurons[layer]), queries, kept))
     return Plan(sizes.ffn, sizes.heads, sizes.kv_heads, tuple(layers))
 
 
@@ -99,7 +169,7 @@ def cut(
 ) -> SurgeryReport:
     """Write the whole checkpoint of a plan."""
     target.mkdir(parents=True, exist_ok=True)
-    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
     report = cut_checkpoint(base.model.path, target, cuts, maps or {}, lambda _: None, **settings)
     config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
     write_json(target / "config.json", config)
@@ -110,7 +180,7 @@ def cut(
 def mask(
     base: Base, model: nn.Module, plan: Plan, maps: Mapping[str, CompensationMap] | None = None
 ) -> Any:
-    return masked(model, base.architecture, plan, base.dimensions.head_dim, maps or {})
+    return masked(model, base.architecture, base.dimensions, plan, maps or {})
 
 
 @torch.inference_mode()

@@ -6,18 +6,56 @@ and the slice (for surgery), so the two cannot disagree.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
+
+# `any`: with an explicit head_dim. `divides_hidden`: only counts that divide hidden_size.
+# `fixed`: the model derives head_dim from the number of heads, so that none can go.
+HeadCounts = Literal["any", "divides_hidden", "fixed"]
+
+
+@dataclass(frozen=True)
+class Dimensions:
+    """Sizes of a model's prunable parts.
+
+    Attributes:
+        layers: number of layers.
+        hidden: width of the residual stream.
+        ffn: FFN neurons in each layer.
+        heads: query heads in each layer.
+        kv_heads: key/value heads in each layer.
+        head_dim: width of one head.
+    """
+
+    layers: int
+    hidden: int
+    ffn: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key/value head."""
+        return self.heads // self.kv_heads
+
+
+# The unit to which each entry of an axis belongs: a neuron, or a head. Query head i is unit i, and
+# key/value head j is unit `heads` + j. See `pipeline.architectures.layouts`.
+Layout = Callable[[Dimensions], Sequence[int]]
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A tensor that has one entry (or one block of entries) per unit along `axis`.
+    """A tensor whose entries along an axis belong to units.
 
     `optional` marks tensors that only some models of the family have, such as biases.
     """
 
     tensor: str
-    axis: int
+    layout: Layout
+    axis: int = 0
     optional: bool = False
 
 
@@ -26,14 +64,18 @@ class FeedForward:
     """Where FFN neurons live in a layer.
 
     Attributes:
-        width: config attribute that holds the number of neurons.
-        output: module whose input is a neuron's activation; its weight's columns are cut.
-        inputs: tensors with one entry per neuron.
+        width: key of `config.json` that holds the number of neurons; None if it is not free.
+        output: module whose input is a neuron's activation; its weight's `output_axis` is cut.
+        inputs: tensors with entries for each neuron.
+        output_axis: axis of the output projection's weight along which its inputs lie.
+        multiple_of_hidden: number of neurons where the config says none, in hidden sizes.
     """
 
-    width: str
+    width: str | None
     output: str
     inputs: tuple[Cut, ...]
+    output_axis: int = 1
+    multiple_of_hidden: int | None = None
 
 
 @dataclass(frozen=True)
@@ -41,22 +83,26 @@ class Attention:
     """Where attention heads live in a layer.
 
     Attributes:
+        output: module whose input is the heads' output; its weight's `output_axis` is cut.
+        inputs: tensors with entries for each query head or key/value head.
+        head_counts: which numbers of heads a `config.json` can say.
         heads: config attribute that holds the number of query heads.
-        key_value_heads: config attribute that holds the number of key/value heads.
-        head_dim: config attribute that holds the width of a head; written when heads are cut.
-        output: module whose input is the heads' output; its weight's columns are cut.
-        queries: tensors with `head_dim` entries per query head.
-        keys_values: tensors with `head_dim` entries per key/value head.
-        heads_divide_hidden: the config refuses head counts that do not divide `hidden_size`.
+        key_value_heads: config attribute that holds the number of key/value heads, or that number;
+            where the config leaves it out, each query head has its own.
+        head_dim: config attribute that holds the width of a head; written when heads are cut. None
+            if it follows from the number of heads.
+        output_axis: axis of the output projection's weight along which its inputs lie.
+        untouchable: why no head can be removed at all; empty if heads can be.
     """
 
-    heads: str
-    key_value_heads: str
-    head_dim: str
     output: str
-    queries: tuple[Cut, ...]
-    keys_values: tuple[Cut, ...]
-    heads_divide_hidden: bool = False
+    inputs: tuple[Cut, ...]
+    head_counts: HeadCounts = "any"
+    heads: str = "num_attention_heads"
+    key_value_heads: str | int = "num_key_value_heads"
+    head_dim: str | None = "head_dim"
+    output_axis: int = 1
+    untouchable: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +111,23 @@ class Architecture:
 
     Attributes:
         model_types: `model_type` values of `config.json` that this description fits.
-        layers: config attribute that holds the number of layers.
-        prefix: start of the names of a layer's modules and tensors, with `{layer}`.
+        prefix: start of the names of a layer's modules, with `{layer}`.
+        when: config attributes that must have these values, where a family has several layouts.
+        stored_prefix: start of the names of a layer's tensors in the checkpoint at hand. Older
+            checkpoints are of the decoder alone, without the first words of `prefix`.
     """
 
     model_types: tuple[str, ...]
-    layers: str
     prefix: str
     feed_forward: FeedForward
     attention: Attention
+    when: tuple[tuple[str, Any], ...] = ()
+    stored_prefix: str = ""
 
     def module(self, layer: int, name: str) -> str:
-        """Full name of a layer's module or tensor."""
+        """Full name of a layer's module in the loaded model."""
         return self.prefix.format(layer=layer) + name
+
+    def tensor(self, layer: int, name: str) -> str:
+        """Full name of a layer's tensor in the checkpoint."""
+        return (self.stored_prefix or self.prefix).format(layer=layer) + name

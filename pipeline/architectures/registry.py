@@ -6,46 +6,21 @@ A description that does not match is an error that names the module or tensor: n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from pipeline.architectures.description import Architecture, Cut
-from pipeline.architectures.llama import LLAMA, LLAMA_LIKE
+from pipeline.architectures import bloom, gpt, llama
+from pipeline.architectures.description import Architecture, Cut, Dimensions
+from pipeline.architectures.layouts import neurons, query_heads
 from pipeline.errors import InputError
 
-ARCHITECTURES = (LLAMA, LLAMA_LIKE)
+ARCHITECTURES = (*llama.FAMILIES, *gpt.FAMILIES, *bloom.FAMILIES)
 
 
-@dataclass(frozen=True)
-class Dimensions:
-    """Sizes of a model's prunable parts.
-
-    Attributes:
-        layers: number of layers.
-        hidden: width of the residual stream.
-        ffn: FFN neurons in each layer.
-        heads: query heads in each layer.
-        kv_heads: key/value heads in each layer.
-        head_dim: width of one head.
-    """
-
-    layers: int
-    hidden: int
-    ffn: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-
-    @property
-    def heads_per_group(self) -> int:
-        """Query heads that share one key/value head."""
-        return self.heads // self.kv_heads
-
-
-def describe(model_type: str, where: str) -> Architecture:
-    """Return the description of a model family.
+def check_described(model_type: str, where: str) -> None:
+    """Check that a model family is described at all.
 
     Args:
         model_type: `model_type` of the model's `config.json`.
@@ -54,16 +29,53 @@ def describe(model_type: str, where: str) -> Architecture:
     Raises:
         InputError: no description fits.
     """
+    known = {name for each in ARCHITECTURES for name in each.model_types}
+    if model_type not in known:
+        raise InputError(
+            f"architecture {model_type!r} is not described; described are: "
+            f"{', '.join(sorted(known))}",
+            where=where,
+            remedy="add its tensor names and config attributes as a file in "
+            "pipeline/architectures/ and list it in pipeline/architectures/registry.py "
+            "(docs/architectures.md)",
+        )
+
+
+def describe(config: Any, where: str) -> Architecture:
+    """Return the description of a model's family, for the layout that its config chooses.
+
+    Args:
+        config: the model's config, or an object with the same attributes.
+        where: the model's name or path, for the error.
+
+    Raises:
+        InputError: no description fits.
+    """
+    check_described(config.model_type, where)
     for architecture in ARCHITECTURES:
-        if model_type in architecture.model_types:
+        chosen = all(getattr(config, key, None) == value for key, value in architecture.when)
+        if config.model_type in architecture.model_types and chosen:
             return architecture
-    known = sorted(name for each in ARCHITECTURES for name in each.model_types)
     raise InputError(
-        f"architecture {model_type!r} is not described; described are: {', '.join(known)}",
+        f"no description of architecture {config.model_type!r} fits this model's layout",
         where=where,
-        remedy="add its tensor names and config attributes as a file in pipeline/architectures/ "
-        "and list it in pipeline/architectures/registry.py",
+        remedy="add the layout in pipeline/architectures/ (docs/architectures.md)",
     )
+
+
+def as_stored(architecture: Architecture, names: Collection[str]) -> Architecture:
+    """Return the description with the names that the checkpoint at hand uses.
+
+    Checkpoints of the decoder alone lack the first words of the modules' names; transformers loads
+    both.
+    """
+    prefix = architecture.prefix
+    while not any(name.startswith(prefix.format(layer=0)) for name in names):
+        _, dot, rest = prefix.partition(".")
+        if not dot or "{layer}" not in rest:
+            return architecture  # `check_tensors` says which tensor is missing
+        prefix = rest
+    return replace(architecture, stored_prefix=prefix)
 
 
 def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dimensions:
@@ -77,7 +89,7 @@ def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dime
     Raises:
         InputError: a size is missing or impossible.
     """
-    attention = architecture.attention
+    feed_forward, attention = architecture.feed_forward, architecture.attention
 
     def size(name: str, default: int | None = None) -> int:
         value = getattr(config, name, None)
@@ -91,7 +103,9 @@ def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dime
         return value
 
     hidden, heads = size("hidden_size"), size(attention.heads)
-    kv_heads = size(attention.key_value_heads, heads)
+    kv_heads = attention.key_value_heads
+    if isinstance(kv_heads, str):
+        kv_heads = size(kv_heads, heads)
     if heads % kv_heads:
         raise InputError(
             f"the model's config gives {heads} query heads to {kv_heads} key/value heads, which "
@@ -99,13 +113,20 @@ def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dime
             where=where,
             remedy="download or copy the model again",
         )
+    multiple = feed_forward.multiple_of_hidden
+    ffn = hidden * multiple if multiple else None
+    if feed_forward.width is not None:
+        ffn = size(feed_forward.width, ffn)
+    assert ffn is not None
     return Dimensions(
-        layers=size(architecture.layers),
+        layers=size("num_hidden_layers"),
         hidden=hidden,
-        ffn=size(architecture.feed_forward.width),
+        ffn=ffn,
         heads=heads,
         kv_heads=kv_heads,
-        head_dim=size(attention.head_dim, hidden // heads),
+        head_dim=size(attention.head_dim, hidden // heads)
+        if attention.head_dim
+        else hidden // heads,
     )
 
 
@@ -115,10 +136,10 @@ def output_modules(model: nn.Module, architecture: Architecture, name: str) -> l
     Raises:
         InputError: a layer lacks it.
     """
-    count = getattr(model.config, architecture.layers)
+    config: Any = model.config
     modules = dict(model.named_modules())
     found = []
-    for layer in range(count):
+    for layer in range(config.num_hidden_layers):
         full = architecture.module(layer, name)
         if full not in modules:
             raise InputError(
@@ -137,7 +158,7 @@ def check_tensors(architecture: Architecture, layers: int, names: Collection[str
     """
     for layer in range(layers):
         for cut in all_cuts(architecture):
-            full = architecture.module(layer, cut.tensor)
+            full = architecture.tensor(layer, cut.tensor)
             if not cut.optional and full not in names:
                 raise InputError(
                     f"the checkpoint has no tensor {full!r}, which its description names",
@@ -150,7 +171,7 @@ def cut_tensors(architecture: Architecture, layers: int, names: Collection[str])
     """Yield the full name of every stored tensor that may be cut."""
     for layer in range(layers):
         for cut in all_cuts(architecture):
-            if (full := architecture.module(layer, cut.tensor)) in names:
+            if (full := architecture.tensor(layer, cut.tensor)) in names:
                 yield full
 
 
@@ -171,24 +192,17 @@ def check_shapes(
     Raises:
         InputError: weights and config do not belong together.
     """
-    feed_forward, attention = architecture.feed_forward, architecture.attention
-    queries, keys_values = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-    lengths = [
-        *((cut, sizes.ffn) for cut in feed_forward.inputs),
-        (Cut(f"{feed_forward.output}.weight", axis=1), sizes.ffn),
-        (Cut(f"{feed_forward.output}.weight", axis=0), sizes.hidden),
-        *((cut, queries) for cut in attention.queries),
-        *((cut, keys_values) for cut in attention.keys_values),
-        (Cut(f"{attention.output}.weight", axis=1), queries),
-    ]
+    feed_forward = architecture.feed_forward
+    lengths = [(cut, len(cut.layout(sizes))) for cut in all_cuts(architecture)]
+    across = Cut(f"{feed_forward.output}.weight", neurons, axis=1 - feed_forward.output_axis)
     wrong = [
         f"{full} has {shapes[full][cut.axis]} entries where its config says {length}"
         for layer in range(sizes.layers)
-        for cut, length in lengths
-        if (full := architecture.module(layer, cut.tensor)) in shapes
+        for cut, length in [*lengths, (across, sizes.hidden)]
+        if (full := architecture.tensor(layer, cut.tensor)) in shapes
         and shapes[full][cut.axis] != length
     ]
-    beyond = architecture.module(sizes.layers, "")
+    beyond = architecture.tensor(sizes.layers, "")
     wrong += [f"{name} is beyond its config's layers" for name in shapes if name.startswith(beyond)]
     if wrong:
         raise InputError(
@@ -200,11 +214,16 @@ def check_shapes(
 
 def all_cuts(architecture: Architecture) -> tuple[Cut, ...]:
     """Every tensor of a layer that is cut, output projections included."""
-    feed_forward, attention = architecture.feed_forward, architecture.attention
-    return (
-        *feed_forward.inputs,
-        Cut(f"{feed_forward.output}.weight", axis=1),
-        *attention.queries,
-        *attention.keys_values,
-        Cut(f"{attention.output}.weight", axis=1),
-    )
+    return (*feed_forward_cuts(architecture), *attention_cuts(architecture))
+
+
+def feed_forward_cuts(architecture: Architecture) -> tuple[Cut, ...]:
+    """Every tensor of a layer with entries of FFN neurons."""
+    block = architecture.feed_forward
+    return (*block.inputs, Cut(f"{block.output}.weight", neurons, axis=block.output_axis))
+
+
+def attention_cuts(architecture: Architecture) -> tuple[Cut, ...]:
+    """Every tensor of a layer with entries of attention heads."""
+    block = architecture.attention
+    return (*block.inputs, Cut(f"{block.output}.weight", query_heads, axis=block.output_axis))

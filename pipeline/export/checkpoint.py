@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.architectures.description import Architecture
-from pipeline.architectures.registry import Dimensions
+from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.cache import read_json
 from pipeline.selection.plan import Plan
+from pipeline.surgery.coordinates import stored_sizes
 
 COMPANION_PATTERNS = (
     "generation_config.json",
@@ -36,20 +36,32 @@ def pruned_config(
         base: checkpoint folder of the base model.
         architecture: its description.
         sizes: sizes of the base.
-        plan: a uniform plan.
-
-    Raises:
-        ValueError: the plan is not uniform.
+        plan: what is kept.
     """
     config: dict[str, Any] = read_json(base / "config.json")
-    attention = architecture.attention
-    config[architecture.feed_forward.width] = _same({len(x.ffn) for x in plan.layers})
-    heads = _same({len(layer.query_heads) for layer in plan.layers})
-    if heads != sizes.heads:
-        config[attention.heads] = heads
-        config[attention.key_value_heads] = _same({len(layer.kv_heads) for layer in plan.layers})
-        config[attention.head_dim] = sizes.head_dim
-    return config
+    return config | changed_sizes(architecture, sizes, stored_sizes(architecture, sizes, plan))
+
+
+def changed_sizes(
+    architecture: Architecture, sizes: Dimensions, after: Dimensions
+) -> dict[str, Any]:
+    """Return the keys of `config.json` that say the sizes after a cut.
+
+    Args:
+        architecture: the base's description.
+        sizes: sizes of the base.
+        after: sizes of the checkpoint after the cut.
+    """
+    attention, changed = architecture.attention, {}
+    if architecture.feed_forward.width is not None and after.ffn != sizes.ffn:
+        changed[architecture.feed_forward.width] = after.ffn
+    if after.heads != sizes.heads:
+        changed[attention.heads] = after.heads
+        if isinstance(attention.key_value_heads, str):
+            changed[attention.key_value_heads] = after.kv_heads
+        if attention.head_dim is not None:
+            changed[attention.head_dim] = sizes.head_dim
+    return changed
 
 
 def companions(folder: Path) -> list[str]:
@@ -63,9 +75,3 @@ def copy_companions(base: Path, target: Path) -> None:
     for name in companions(base):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base / name, target / name)
-
-
-def _same(values: set[int]) -> int:
-    if len(values) != 1:
-        raise ValueError(f"layers differ in width: {sorted(values)}; a stock config holds only one")
-    return values.pop()

@@ -138,6 +138,51 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
     )
 
 
+def show_inspection(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what a model is made of."""
+    console = console or _console()
+    units, parameters = found["units_of_a_layer"], found["parameters"]
+    each, total = found["parameters_of_a_unit"], parameters["total"]
+    console.print(
+        f"Model:      {escape(found['model'])} ({found['kind']}, {found['architecture']})"
+    )
+    console.print(f"Layers:     {found['layers']}, hidden size {found['hidden']:,}")
+    console.print(
+        f"Units:      {units['ffn']:,} FFN neurons, {units['query_heads']} query heads and "
+        f"{units['kv_heads']} key/value heads of {units['head_dim']} in each layer"
+    )
+    kinds = {
+        "ffn": "FFN neurons",
+        "attention": "heads",
+        "other": "other in the layers",
+        "outside_layers": "embeddings and other",
+    }
+    shares = ", ".join(
+        f"{words} {parameters[kind]:,} ({parameters[kind] / total:.1%})"
+        for kind, words in kinds.items()
+    )
+    console.print(f"Parameters: {total:,}: {shares}", soft_wrap=True)
+    console.print(
+        f"            a neuron has {each['ffn']:,}, a key/value group {each['kv_group']:,}"
+    )
+    console.print(f"FFN widths: {found['ffn_widths']}", soft_wrap=True)
+    counts = found["head_counts"]
+    if "refused" in counts:
+        console.print(f"Heads:      none can go: {counts['refused']}", soft_wrap=True)
+    for way, words in (("kv_group", "whole groups"), ("query_head", "the same in each group")):
+        if counts.get(way):
+            legal = ", ".join(map(str, counts[way]))
+            console.print(f"Heads:      {words} (select.attention.unit={way}): {legal} query heads")
+    if "note" in counts:
+        console.print(f"Heads:      {counts['note']}")
+    for row in found["shrink"]:
+        width, left = f"{row['width']:,} neurons a layer", f"{row['parameters']:,} parameters"
+        console.print(
+            f"Shrink:     select.ffn.fraction={row['fraction']:g} → {width}, {left} "
+            f"({row['share'] - 1:+.1%})"
+        )
+
+
 def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -> None:
     """Print names and descriptions."""
     console = console or _console()

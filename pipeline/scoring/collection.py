@@ -67,6 +67,7 @@ class Collector:
         )
         self.ffn_moments = _Moments(layers, ffn) if "ffn" in moments else None
         self.attention_moments = _Moments(layers, attention) if "attention" in moments else None
+        self.batch_shape = (1, -1)  # sequences and tokens of the batch that is passing
         self._seen: set[tuple[str, int]] = set()
         self._buffers_of: dict[tuple[torch.device, int], Tensor] = {}
 
@@ -109,7 +110,10 @@ class Collector:
         moments = self.ffn_moments if kind == "ffn" else self.attention_moments
 
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            x_BSU = inputs[0].detach()[:, self.skip_positions :]
+            x_BSU = inputs[0].detach()
+            if x_BSU.dim() == 2:  # some families flatten a batch to one row of tokens
+                x_BSU = x_BSU.unflatten(0, self.batch_shape)
+            x_BSU = x_BSU[:, self.skip_positions :]
             groups = self.statistics.groups_LGDD[layer] if kind == "attention" else None
             _add_sums(sums, layer, x_BSU, self._buffers(x_BSU), groups)
             if moments is not None:
@@ -147,6 +151,7 @@ def collect(
     length = sequences_NS.shape[1]
     with collector.attached():
         for batch_BS in sequences_NS.split(max(batch_tokens // length, 1)):
+            collector.batch_shape = (len(batch_BS), length)
             model(input_ids=batch_BS.to(device), use_cache=False)
             collector.count(*batch_BS.shape)
             advance(batch_BS.numel())

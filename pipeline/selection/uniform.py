@@ -5,6 +5,7 @@ The result loads with the stock class of its family, because one config value sa
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import torch
@@ -66,30 +67,34 @@ def keep_lowest(
     return [sorted(row) for row in order[:, :keep].tolist()]
 
 
-def kept_groups(groups: int, heads: int, fraction: float, hidden: int | None) -> int:
+def kept_groups(
+    groups: int, heads: int, fraction: float, legal_heads: Callable[[int], bool]
+) -> int:
     """Key/value groups that stay: the nearest legal number to the share that is kept.
 
     Args:
         groups: key/value groups in a layer.
         heads: query heads in a layer.
         fraction: share of the heads to remove.
-        hidden: hidden size that the query heads must divide, or None if any count is legal.
+        legal_heads: whether a checkpoint can have a number of query heads.
 
     Raises:
         InputError: no smaller number of groups is legal.
     """
     per_group = heads // groups
-    legal = [n for n in range(1, groups) if hidden is None or hidden % (n * per_group) == 0]
+    legal = [n for n in range(1, groups) if legal_heads(n * per_group)]
     return _nearest(groups, fraction, legal, f"{groups} key/value groups of {per_group} heads")
 
 
-def kept_per_group(groups: int, heads: int, fraction: float, hidden: int | None) -> int:
+def kept_per_group(
+    groups: int, heads: int, fraction: float, legal_heads: Callable[[int], bool]
+) -> int:
     """Query heads that stay in each group: the nearest legal number to the share that is kept.
 
     Arguments and errors as for `kept_groups`.
     """
     per_group = heads // groups
-    legal = [n for n in range(1, per_group) if hidden is None or hidden % (n * groups) == 0]
+    legal = [n for n in range(1, per_group) if legal_heads(n * groups)]
     return _nearest(
         per_group, fraction, legal, f"{per_group} query heads in each of {groups} groups"
     )
@@ -102,7 +107,8 @@ def _nearest(total: int, fraction: float, legal: list[int], what: str) -> int:
         raise InputError(
             f"{what}: no smaller number can be expressed in this architecture's config",
             where="select.attention",
-            remedy="choose the other select.attention.unit, or fraction: 0",
+            remedy="choose the other select.attention.unit, select.policy: padded (which leaves "
+            "zeros in the place of heads), or fraction: 0",
         )
     wanted = total * (1 - Fraction(str(fraction)))
     return min(legal, key=lambda count: (abs(count - wanted), count))

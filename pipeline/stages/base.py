@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from pipeline.architectures.description import Architecture
+from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
 from pipeline.architectures.registry import (
-    Dimensions,
+    as_stored,
+    check_described,
     check_shapes,
     check_tensors,
     cut_tensors,
@@ -52,9 +53,10 @@ class Base:
         names = ["config.json", *companions(self.model.path)]
         return {name: digest_of_file(self.model.path / name) for name in names}
 
-    def weight(self, layer: int, output: str) -> Tensor:
-        """Weight [hidden, U] of a layer's output projection, as stored."""
-        return self.tensors[self.architecture.module(layer, f"{output}.weight")].read()
+    def weight(self, layer: int, block: FeedForward | Attention) -> Tensor:
+        """Weight [hidden, U] of a block's output projection, in its stored type."""
+        name = self.architecture.tensor(layer, f"{block.output}.weight")
+        return self.tensors[name].read().movedim(block.output_axis, 1)
 
 
 def open_base(model: ResolvedModel) -> Base:
@@ -65,11 +67,12 @@ def open_base(model: ResolvedModel) -> Base:
             together, or a tensor that is to be cut is missing or quantised.
     """
     # Before transformers reads it: a family that it does not know either is the reader's error.
-    architecture = describe(read_config(model.path, model.name)["model_type"], where=model.name)
+    check_described(read_config(model.path, model.name)["model_type"], where=model.name)
     with quiet(), explained("config", model.path):
         config = AutoConfig.from_pretrained(model.path, local_files_only=True)
-    sizes = dimensions(config, architecture, model.name)
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
+    architecture = as_stored(describe(config, model.name), tensors)
+    sizes = dimensions(config, architecture, model.name)
     check_tensors(architecture, sizes.layers, tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     check_shapes(architecture, sizes, shapes, model.name)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
 from pipeline.progress import Progress
 from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
 from pipeline.scoring.importance import head_importance, unit_importance
 from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores, uniform
+from pipeline.selection.padded import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, complement
 from pipeline.stages.base import Base
 from pipeline.stages.measure import Measurement, Measurer
 from pipeline.surgery.compensation import CompensationMap, compensation_map
-from pipeline.surgery.coordinates import head_coordinates
+from pipeline.surgery.coordinates import can_have_heads, head_coordinates
 from pipeline.surgery.masking import Maps, masked
 
 
@@ -59,9 +62,9 @@ def compensate(
     with progress.bar("compensation", len(plan.layers), "layers") as advance:
         for layer in range(len(plan.layers)):
             moments = load_second_moments(measurement.moments, layer)
-            for kind, output, kept, removed in _outputs(base, plan, layer):
+            for kind, block, kept, removed in _outputs(base, plan, layer):
                 if removed:
-                    name = base.architecture.module(layer, f"{output}.weight")
+                    name = base.architecture.tensor(layer, f"{block.output}.weight")
                     maps[name] = compensation_map(
                         moments[kind],
                         kept,
@@ -74,9 +77,18 @@ def compensate(
     return maps
 
 
+def legal_heads(
+    recipe: Recipe, architecture: Architecture, sizes: Dimensions
+) -> Callable[[int], bool]:
+    """Whether a checkpoint can have a number of query heads, by the recipe's shape policy."""
+    if recipe.select.policy == "padded":
+        return lambda _: True
+    return partial(can_have_heads, architecture, sizes)
+
+
 def masking(base: Base, plan: Plan, maps: Maps, model: nn.Module) -> AbstractContextManager[None]:
     """Mask a loaded model by a plan."""
-    return masked(model, base.architecture, plan, base.dimensions.head_dim, maps)
+    return masked(model, base.architecture, base.dimensions, plan, maps)
 
 
 def _measure(
@@ -101,12 +113,12 @@ def _measure(
 
 def _outputs(
     base: Base, plan: Plan, layer: int
-) -> Iterator[tuple[str, str, tuple[int, ...], tuple[int, ...]]]:
+) -> Iterator[tuple[str, FeedForward | Attention, tuple[int, ...], tuple[int, ...]]]:
     kept, head_dim = plan.layers[layer], base.dimensions.head_dim
-    yield "ffn", base.architecture.feed_forward.output, kept.ffn, plan.removed_ffn(layer)
+    yield "ffn", base.architecture.feed_forward, kept.ffn, plan.removed_ffn(layer)
     yield (
         "attention",
-        base.architecture.attention.output,
+        base.architecture.attention,
         head_coordinates(kept.query_heads, head_dim),
         head_coordinates(plan.removed_heads(layer), head_dim),
     )
@@ -123,8 +135,12 @@ def _plan(
         _keep_removed(scores_LU, previous, Plan.removed_ffn)
         protected_LU &= scores_LU != torch.inf  # what is gone already needs no protection
         fraction = round(recipe.select.ffn.fraction * portion, 9)
-        keep = uniform.kept_width(sizes.ffn, fraction, recipe.select.ffn.multiple_of)
-        ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
+        multiple = recipe.select.ffn.multiple_of
+        if recipe.select.policy == "padded":
+            ffn = keep_lowest_overall(scores_LU, fraction, multiple, protected_LU)
+        else:
+            keep = uniform.kept_width(sizes.ffn, fraction, multiple)
+            ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
         summary["ffn"] = _summary(scores_LU, ffn) | {"protected": float(protected_LU.sum())}
     queries = [list(range(sizes.heads))] * sizes.layers
     groups = [list(range(sizes.kv_heads))] * sizes.layers
@@ -147,7 +163,7 @@ def _ffn_scores(
     forget, retain = measurement.forget, measurement.retain
     norms_LU = torch.stack(
         [
-            base.weight(layer, base.architecture.feed_forward.output).double().norm(dim=0)
+            base.weight(layer, base.architecture.feed_forward).double().norm(dim=0)
             for layer in range(base.dimensions.layers)
         ]
     )
@@ -165,16 +181,16 @@ def _heads(
     """Kept query heads and key/value heads of each layer, and the scores they were ranked by."""
     settings, sizes = recipe.select.attention, base.dimensions
     whole_groups = settings.unit == "kv_group"
-    hidden = sizes.hidden if base.architecture.attention.heads_divide_hidden else None
+    legal = legal_heads(recipe, base.architecture, sizes)
     scores_LH = _head_scores(base, settings, measurement, recipe.seed)
     per_group = sizes.heads_per_group
     if whole_groups:
-        keep = uniform.kept_groups(sizes.kv_heads, sizes.heads, fraction, hidden)
+        keep = uniform.kept_groups(sizes.kv_heads, sizes.heads, fraction, legal)
         _keep_removed(scores_LH, previous, _removed_groups)
         groups = uniform.keep_lowest(scores_LH, keep)
         queries = [[g * per_group + h for g in row for h in range(per_group)] for row in groups]
         return queries, groups, scores_LH
-    keep = uniform.kept_per_group(sizes.kv_heads, sizes.heads, fraction, hidden)
+    keep = uniform.kept_per_group(sizes.kv_heads, sizes.heads, fraction, legal)
     _keep_removed(scores_LH, previous, Plan.removed_heads)
     rows = uniform.keep_lowest(scores_LH.reshape(-1, per_group), keep)
     queries = [
@@ -191,7 +207,7 @@ def _head_scores(
     units = sizes.kv_heads if settings.unit == "kv_group" else sizes.heads
     grams = []
     for layer in range(sizes.layers):
-        weight_HU = base.weight(layer, base.architecture.attention.output).double()
+        weight_HU = base.weight(layer, base.architecture.attention).double()
         weight_HUD = weight_HU.unflatten(1, (units, -1))
         grams.append(torch.einsum("hud,hue->ude", weight_HUD, weight_HUD))
     grams_LUDD = torch.stack(grams)

@@ -29,7 +29,7 @@ def write_checkpoint(
         choice: what is kept, and how it stands in for the rest.
         advance: called with the bytes of each tensor that was read.
     """
-    cuts = tensor_cuts(base.architecture, choice.plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, choice.plan)
     report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
     config = pruned_config(base.model.path, base.architecture, base.dimensions, choice.plan)
     write_json(folder / "config.json", config)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from pipeline.architectures.description import Architecture
-from pipeline.architectures.registry import Dimensions
+from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.errors import InputError
 from pipeline.evaluation.gates import check_metrics
 from pipeline.evaluation.next_token import METRICS
@@ -15,6 +15,7 @@ from pipeline.recipe_file import LoadedRecipe
 from pipeline.selection import uniform
 from pipeline.sources.packing import as_chat
 from pipeline.stages.base import Base
+from pipeline.stages.choose import legal_heads
 
 CONTEXT = "max_position_embeddings"  # the config's name for it, in all described families
 
@@ -37,33 +38,44 @@ def preflight(base: Base, loaded: LoadedRecipe) -> list[str]:
     return [digest_of_task(task, recipe.seed) for task in tasks]
 
 
-def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> dict[str, int]:
-    """Units of each kind that a layer keeps.
+def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> Dimensions:
+    """Units of each kind that a layer keeps; of FFN neurons under the policy `padded`, on average.
 
     Raises:
         InputError: the architecture cannot have so few, or there are more steps than units.
     """
-    ffn, attention = recipe.select.ffn, recipe.select.attention
-    hidden = sizes.hidden if architecture.attention.heads_divide_hidden else None
-    kept = {
-        "ffn": uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of),
-        "heads": sizes.heads,
-        "kv_heads": sizes.kv_heads,
-    }
-    if attention.unit == "kv_group":
-        groups = uniform.kept_groups(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
-        kept |= {"kv_heads": groups, "heads": groups * sizes.heads_per_group}
-    else:
-        each = uniform.kept_per_group(sizes.kv_heads, sizes.heads, attention.fraction, hidden)
-        kept["heads"] = each * sizes.kv_heads
-    removed = sizes.ffn - kept["ffn"] + sizes.heads - kept["heads"]
-    if recipe.select.steps > removed:
+    select, ffn, attention = recipe.select, recipe.select.ffn, recipe.select.attention
+    if select.policy == "uniform" and ffn.fraction and architecture.feed_forward.width is None:
         raise InputError(
-            f"{recipe.select.steps} steps cannot share the {removed} units that each layer loses",
+            "the number of FFN neurons is fixed in this architecture",
+            where="select.ffn.fraction",
+            remedy="set select.policy to padded, which leaves zeros in their place",
+        )
+    if attention.fraction and architecture.attention.untouchable:
+        raise InputError(
+            f"heads cannot be removed: {architecture.attention.untouchable}",
+            where="select.attention.fraction",
+            remedy="set it to 0 and remove FFN neurons alone",
+        )
+    if select.policy == "padded":
+        neurons = sizes.ffn - int(sizes.ffn * ffn.fraction)
+    else:
+        neurons = uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of)
+    heads, groups = sizes.heads, sizes.kv_heads
+    legal = legal_heads(recipe, architecture, sizes)
+    if attention.unit == "kv_group":
+        groups = uniform.kept_groups(groups, heads, attention.fraction, legal)
+        heads = groups * sizes.heads_per_group
+    else:
+        heads = groups * uniform.kept_per_group(groups, heads, attention.fraction, legal)
+    removed = sizes.ffn - neurons + sizes.heads - heads
+    if select.steps > removed:
+        raise InputError(
+            f"{select.steps} steps cannot share the {removed} units that each layer loses",
             where="select.steps",
             remedy=f"choose at most {removed}; 2 to 4 are common",
         )
-    return kept
+    return replace(sizes, ffn=neurons, heads=heads, kv_heads=groups)
 
 
 def check_context(recipe: Recipe, positions: int | None, where: str) -> None:

@@ -2,26 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from pipeline.architectures.description import Architecture, Cut
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.architectures.description import Architecture, Cut, Dimensions
+from pipeline.architectures.registry import attention_cuts, feed_forward_cuts
 from pipeline.selection.plan import LayerPlan, Plan
+
+NOTHING = -1  # in the place of an entry: zeros
 
 
 @dataclass(frozen=True)
 class TensorCut:
-    """Entries of one axis that stay.
+    """What stands along one axis after the cut.
 
     Attributes:
         axis: axis that is cut.
-        keep: indices that stay, ascending.
+        entries: for each entry after the cut, which one it was; `NOTHING` stands for zeros.
         total: length of the axis before the cut.
     """
 
     axis: int
-    keep: tuple[int, ...]
+    entries: tuple[int, ...]
     total: int
+
+    @property
+    def keep(self) -> tuple[int, ...]:
+        """Entries that stay, in the order in which they stand."""
+        return tuple(entry for entry in self.entries if entry != NOTHING)
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        """Entries that go, ascending."""
+        kept = set(self.entries)
+        return tuple(entry for entry in range(self.total) if entry not in kept)
+
+    @property
+    def pads(self) -> bool:
+        """Whether zeros stand in the place of what was removed."""
+        return NOTHING in self.entries
+
+    def apply(self, tensor: Tensor) -> Tensor:
+        """The tensor after the cut."""
+        entries = torch.tensor(self.entries, dtype=torch.long)
+        taken = tensor.index_select(self.axis, entries.clamp(min=0))
+        if self.pads:
+            taken.index_fill_(self.axis, (entries == NOTHING).nonzero().flatten(), 0.0)
+        return taken
+
+    def place(self, kept: Tensor) -> Tensor:
+        """Put what is kept, in order along the axis, where it stands after the cut."""
+        if not self.pads:
+            return kept
+        shape = list(kept.shape)
+        shape[self.axis] = len(self.entries)
+        return kept.new_zeros(shape).index_copy_(self.axis, self._places(), kept)
+
+    def kept_of(self, stored: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a tensor after the cut, what is kept, and what stands in the place of the rest."""
+        empty = [place for place, entry in enumerate(self.entries) if entry == NOTHING]
+        padding = torch.tensor(empty, dtype=torch.long)
+        return (
+            stored.index_select(self.axis, self._places()),
+            stored.index_select(self.axis, padding),
+        )
+
+    def _places(self) -> Tensor:
+        kept = [place for place, entry in enumerate(self.entries) if entry != NOTHING]
+        return torch.tensor(kept, dtype=torch.long)
 
 
 def head_coordinates(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
@@ -29,25 +82,88 @@ def head_coordinates(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
     return tuple(h * head_dim + d for h in heads for d in range(head_dim))
 
 
-def tensor_cuts(architecture: Architecture, plan: Plan, head_dim: int) -> dict[str, TensorCut]:
-    """Every stored tensor that the plan changes, by its full name."""
+def stored_sizes(architecture: Architecture, sizes: Dimensions, plan: Plan) -> Dimensions:
+    """Sizes of the checkpoint that holds a plan, in its family's stock class.
+
+    FFN neurons take as much room in every layer as in the widest one. Where a config cannot say a
+    number of neurons or of heads, they keep their room, and zeros stand in the place of what is
+    removed.
+    """
+    ffn = max(len(layer.ffn) for layer in plan.layers)
+    if architecture.feed_forward.width is None:
+        ffn = sizes.ffn
+    heads, kv_heads = sizes.heads, sizes.kv_heads
+    counts = {(len(layer.query_heads), len(layer.kv_heads)) for layer in plan.layers}
+    if len(counts) == 1 and can_have_heads(architecture, sizes, next(iter(counts))[0]):
+        heads, kv_heads = counts.pop()
+    return replace(sizes, ffn=ffn, heads=heads, kv_heads=kv_heads)
+
+
+def can_have_heads(architecture: Architecture, sizes: Dimensions, heads: int) -> bool:
+    """Whether the family's stock config can say a number of query heads."""
+    if heads == sizes.heads:
+        return True
+    allowed = architecture.attention.head_counts
+    return allowed == "any" or (allowed == "divides_hidden" and sizes.hidden % heads == 0)
+
+
+def tensor_cuts(architecture: Architecture, sizes: Dimensions, plan: Plan) -> dict[str, TensorCut]:
+    """Every stored tensor that the plan changes, by its full name.
+
+    Args:
+        architecture: the base's description.
+        sizes: sizes of the base.
+        plan: what is kept.
+    """
+    after = stored_sizes(architecture, sizes, plan)
     cuts = {}
-    for layer, kept in enumerate(plan.layers):
-        for cut, keep, total in _layer_cuts(architecture, plan, kept, head_dim):
-            if len(keep) < total:
-                cuts[architecture.module(layer, cut.tensor)] = TensorCut(cut.axis, keep, total)
+    for number, layer in enumerate(plan.layers):
+        neurons = dict(enumerate(_slots(layer.ffn, after.ffn, sizes.ffn)))
+        heads = _head_slots(layer, after, sizes)
+        for block, slots, units in (
+            (feed_forward_cuts(architecture), neurons, sizes.ffn),
+            (attention_cuts(architecture), heads, sizes.heads + sizes.kv_heads),
+        ):
+            if len(slots) == units and all(place == unit for place, unit in slots.items()):
+                continue  # nothing goes
+            for cut in block:
+                name = architecture.tensor(number, cut.tensor)
+                cuts[name] = _cut(cut, sizes, after, slots)
     return cuts
 
 
-def _layer_cuts(
-    architecture: Architecture, plan: Plan, kept: LayerPlan, head_dim: int
-) -> Iterator[tuple[Cut, tuple[int, ...], int]]:
-    feed_forward, attention = architecture.feed_forward, architecture.attention
-    queries = head_coordinates(kept.query_heads, head_dim)
-    keys_values = head_coordinates(kept.kv_heads, head_dim)
-    for cut in (*feed_forward.inputs, Cut(f"{feed_forward.output}.weight", axis=1)):
-        yield cut, kept.ffn, plan.ffn
-    for cut in (*attention.queries, Cut(f"{attention.output}.weight", axis=1)):
-        yield cut, queries, plan.heads * head_dim
-    for cut in attention.keys_values:
-        yield cut, keys_values, plan.kv_heads * head_dim
+def _slots(kept: Sequence[int], room: int, total: int) -> tuple[int, ...]:
+    """For each unit that there is room for, which one stands there.
+
+    Where nothing is narrower than before, every unit stays in its own place.
+    """
+    if room == total:
+        present = set(kept)
+        return tuple(unit if unit in present else NOTHING for unit in range(total))
+    return (*kept, *[NOTHING] * (room - len(kept)))
+
+
+def _head_slots(layer: LayerPlan, after: Dimensions, sizes: Dimensions) -> dict[int, int]:
+    slots = dict(enumerate(_slots(layer.query_heads, after.heads, sizes.heads)))
+    groups = _slots(layer.kv_heads, after.kv_heads, sizes.kv_heads)
+    for place, group in enumerate(groups):
+        slots[after.heads + place] = NOTHING if group == NOTHING else sizes.heads + group
+    return slots
+
+
+def _cut(cut: Cut, sizes: Dimensions, after: Dimensions, slots: Mapping[int, int]) -> TensorCut:
+    before = _entries_by_unit(cut.layout(sizes))
+    length = len(cut.layout(after))
+    entries = np.full(length, NOTHING)
+    for unit, places in _entries_by_unit(cut.layout(after)).items():
+        if slots[unit] != NOTHING:
+            entries[places] = before[slots[unit]]
+    total = sum(len(places) for places in before.values())
+    return TensorCut(cut.axis, tuple(entries.tolist()), total)
+
+
+def _entries_by_unit(units: Sequence[int]) -> dict[int, NDArray[np.int64]]:
+    labels = np.asarray(units)
+    order = np.argsort(labels, kind="stable")
+    found, starts = np.unique(labels[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))

@@ -74,11 +74,10 @@ def cut_checkpoint(
     def produce(name: str) -> Tensor:
         tensor = by_name[name].read()
         if name in maps:
-            return maps[name].kept_columns(tensor)
-        if name in cuts:
-            cut = cuts[name]
-            return tensor.index_select(cut.axis, torch.tensor(cut.keep, dtype=torch.long))
-        return tensor
+            axis = cuts[name].axis
+            kept = maps[name].kept_columns(tensor.movedim(axis, 1)).movedim(1, axis)
+            return cuts[name].place(kept)
+        return cuts[name].apply(tensor) if name in cuts else tensor
 
     write_checkpoint(target, after, produce, max_shard_bytes, advance)
     return SurgeryReport(
@@ -111,7 +110,7 @@ def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTenso
             f"the plan expects {cut.total}",
             where=str(tensor.file),
         )
-    return tensor.resized(cut.axis, len(cut.keep))
+    return tensor.resized(cut.axis, len(cut.entries))
 
 
 def _check_room(target: Path, needed: int) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor, nn
 
-from pipeline.architectures.description import Architecture
+from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
 from pipeline.architectures.registry import output_modules
 from pipeline.selection.plan import Plan, complement
 from pipeline.surgery.compensation import CompensationMap
@@ -24,41 +24,41 @@ Maps = Mapping[str, CompensationMap]  # by full name of the output projection's 
 
 @contextmanager
 def masked(
-    model: nn.Module, architecture: Architecture, plan: Plan, head_dim: int, maps: Maps
+    model: nn.Module, architecture: Architecture, sizes: Dimensions, plan: Plan, maps: Maps
 ) -> Iterator[None]:
     """Make `model` compute what the cut (and compensated) model will compute.
 
     Args:
         model: the causal language model at full width; restored when the block ends.
         architecture: its description.
+        sizes: its sizes.
         plan: what is kept.
-        head_dim: width of a head.
         maps: compensation of output projections; empty for none.
     """
     with ExitStack() as stack:
-        for name, removed in _removed_inputs(architecture, plan, head_dim):
-            modules = output_modules(model, architecture, name)
+        for block, removed in _removed_inputs(architecture, sizes, plan):
+            modules = output_modules(model, architecture, block.output)
             for layer, module in enumerate(modules):
                 if removed[layer]:
                     hook = module.register_forward_pre_hook(_zero(removed[layer]))
                     stack.callback(hook.remove)
-                full = architecture.module(layer, f"{name}.weight")
+                full = architecture.tensor(layer, f"{block.output}.weight")
                 if full in maps:
-                    stack.enter_context(_compensated(module, maps[full]))
+                    stack.enter_context(_compensated(module, block.output_axis, maps[full]))
         yield
 
 
 def _removed_inputs(
-    architecture: Architecture, plan: Plan, head_dim: int
-) -> Iterator[tuple[str, list[tuple[int, ...]]]]:
+    architecture: Architecture, sizes: Dimensions, plan: Plan
+) -> Iterator[tuple[FeedForward | Attention, list[tuple[int, ...]]]]:
     yield (
-        architecture.feed_forward.output,
+        architecture.feed_forward,
         [complement(kept.ffn, plan.ffn) for kept in plan.layers],
     )
     yield (
-        architecture.attention.output,
+        architecture.attention,
         [
-            head_coordinates(complement(kept.query_heads, plan.heads), head_dim)
+            head_coordinates(complement(kept.query_heads, plan.heads), sizes.head_dim)
             for kept in plan.layers
         ],
     )
@@ -75,12 +75,13 @@ def _zero(removed: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor, ...]],
 
 
 @contextmanager
-def _compensated(module: nn.Module, compensation: CompensationMap) -> Iterator[None]:
+def _compensated(module: nn.Module, axis: int, compensation: CompensationMap) -> Iterator[None]:
     weight = module.weight
     assert isinstance(weight, nn.Parameter)
     original = weight.data
     replaced = original.clone()
-    replaced[:, list(compensation.kept)] = compensation.kept_columns(original)
+    kept_HS = compensation.kept_columns(original.movedim(axis, 1))
+    replaced.movedim(axis, 1)[:, list(compensation.kept)] = kept_HS
     weight.data = replaced
     try:
         yield

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tiny_models import FAMILIES, cut, random_plan
+from tiny_models import LLAMA_LIKE, cut, random_plan
 
 from pipeline.cache import digest_of_file, read_json
 from pipeline.export.checkpoint import copy_companions, pruned_config
@@ -16,7 +16,7 @@ from pipeline.stages.base import Base
 TinyBase = Callable[..., Base]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", LLAMA_LIKE)
 @pytest.mark.parametrize(
     ("kept", "changed"),
     [
@@ -38,6 +38,25 @@ def test_the_config_differs_in_its_sizes_only(
     assert after == before | changed
 
 
+@pytest.mark.parametrize(
+    ("family", "changed"),
+    [
+        ("gpt2", {"n_inner": 40}),
+        ("opt", {"ffn_dim": 40}),
+        ("falcon_groups", {"ffn_hidden_size": 40}),
+        ("gpt_neox", {"intermediate_size": 40}),
+        ("bloom", {}),  # 4 · hidden_size, whatever the config says
+    ],
+)
+def test_what_the_config_cannot_say_keeps_its_room(
+    tiny_base: TinyBase, tmp_path: Path, family: str, changed: dict[str, int]
+) -> None:
+    base = tiny_base(family)
+    cut(base, tmp_path, random_plan(base.dimensions, 0, ffn=40, groups=2))
+    before, after = read_json(base.model.path / "config.json"), read_json(tmp_path / "config.json")
+    assert after == before | changed
+
+
 def test_the_width_of_a_head_is_written_where_it_was_implied(
     tiny_base: TinyBase, tmp_path: Path
 ) -> None:
@@ -51,14 +70,14 @@ def test_the_width_of_a_head_is_written_where_it_was_implied(
     assert cut_config["head_dim"] == 8
 
 
-def test_layers_of_different_width_have_no_stock_config(
-    tiny_base: TinyBase, tmp_path: Path
-) -> None:
+def test_layers_of_different_width_take_the_room_of_the_widest(tiny_base: TinyBase) -> None:
     base = tiny_base("llama")
     heads, groups = tuple(range(6)), tuple(range(3))
     layers = tuple(LayerPlan(tuple(range(n)), heads, groups) for n in (8, 9, 8))
-    with pytest.raises(ValueError, match="layers differ in width"):
-        pruned_config(base.model.path, base.architecture, base.dimensions, Plan(64, 6, 3, layers))
+    plan = Plan(64, 6, 3, layers)
+    config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
+    assert config["intermediate_size"] == 9
+    assert config["num_attention_heads"] == 6
 
 
 def test_what_belongs_to_a_checkpoint_comes_along_and_nothing_else(tmp_path: Path) -> None:

@@ -184,7 +184,9 @@ def test_a_heads_importance_is_its_contribution_to_the_residual_stream(
     inputs = activations(base, model, ids)["attention"]
     grams, expected, mean_absolute = [], [], []
     for layer, x_NSU in enumerate(inputs):
-        weight_HUD = base.weight(layer, "self_attn.o_proj").double().unflatten(1, (units, -1))
+        weight_HUD = (
+            base.weight(layer, base.architecture.attention).double().unflatten(1, (units, -1))
+        )
         x_TUD = x_NSU[:, 1:].flatten(0, 1).unflatten(1, (units, -1))
         grams.append(torch.einsum("hud,hue->ude", weight_HUD, weight_HUD))
         written_TUH = torch.einsum("hud,tud->tuh", weight_HUD, x_TUD)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -107,6 +109,11 @@ def test_a_layer_that_is_silent_on_retain_text_gives_no_nan() -> None:
     assert not scores.ratio(active, silent, 0.05).isnan().any()
 
 
+def dividing(hidden: int | None) -> Callable[[int], bool]:
+    """Numbers of heads that divide the hidden size, or any."""
+    return lambda heads: hidden is None or hidden % heads == 0
+
+
 @pytest.mark.parametrize(
     ("fraction", "hidden", "groups"),
     [
@@ -118,22 +125,25 @@ def test_a_layer_that_is_silent_on_retain_text_gives_no_nan() -> None:
     ],
 )
 def test_groups_of_the_default_model(fraction: float, hidden: int | None, groups: int) -> None:
-    assert kept_groups(3, 9, fraction, hidden) == groups
+    assert kept_groups(3, 9, fraction, dividing(hidden)) == groups
 
 
 def test_a_config_that_wants_divisors_gets_them() -> None:
     # 8 groups of 4 heads, hidden 4096: 7 · 4 = 28 heads do not divide it, 4 · 4 = 16 do.
-    assert kept_groups(8, 32, 0.125, None) == 7
-    assert kept_groups(8, 32, 0.125, 4096) == 4
-    assert kept_per_group(8, 32, 0.25, None) == 3
-    assert kept_per_group(8, 32, 0.25, 4096) == 2
-    for kept in (kept_groups(8, 32, 0.125, 4096) * 4, kept_per_group(8, 32, 0.25, 4096) * 8):
+    assert kept_groups(8, 32, 0.125, dividing(None)) == 7
+    assert kept_groups(8, 32, 0.125, dividing(4096)) == 4
+    assert kept_per_group(8, 32, 0.25, dividing(None)) == 3
+    assert kept_per_group(8, 32, 0.25, dividing(4096)) == 2
+    for kept in (
+        kept_groups(8, 32, 0.125, dividing(4096)) * 4,
+        kept_per_group(8, 32, 0.25, dividing(4096)) * 8,
+    ):
         assert 4096 % kept == 0
 
 
 def test_heads_that_cannot_be_cut_are_an_error_with_a_remedy() -> None:
     with pytest.raises(InputError, match="1 query heads in each of 6 groups") as caught:
-        kept_per_group(6, 6, 0.2, None)
+        kept_per_group(6, 6, 0.2, dividing(None))
     assert "select.attention.unit" in caught.value.remedy
     with pytest.raises(InputError, match="1 key/value groups"):
-        kept_groups(1, 4, 0.2, None)
+        kept_groups(1, 4, 0.2, dividing(None))

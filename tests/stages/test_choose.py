@@ -69,7 +69,7 @@ def test_the_baselines_have_the_same_shape(tiny_base: TinyBase, chosen: Any) -> 
     for plan in plans.values():
         assert {len(layer.ffn) for layer in plan.layers} == {48}
     assert len({plan.to_json() for plan in plans.values()}) == 4
-    norms_U = base.weight(1, "mlp.down_proj").norm(dim=0)
+    norms_U = base.weight(1, base.architecture.feed_forward).norm(dim=0)
     smallest = set(norms_U.argsort()[:16].tolist())
     assert set(complement(plans["magnitude"].layers[1].ffn, 64)) == smallest
 
@@ -132,7 +132,7 @@ def test_the_summary_is_of_the_units_that_were_ranked(
     )
     gone = torch.cat(
         [
-            -base.weight(layer, "self_attn.o_proj").double().unflatten(1, (-1, width))
+            -base.weight(layer, base.architecture.attention).double().unflatten(1, (-1, width))
             .square().sum(dim=(0, 2)).sqrt()[sorted(units)]
             for layer, units in enumerate(removed(choice, kind))
         ]
@@ -172,7 +172,9 @@ def test_neurons_with_massive_activations_are_never_removed(
     choice = chosen(base, "select.ffn.protect_massive=1.3")
     statistics = choice.measurement.retain
     rms_LU = (statistics.ffn.squared_LU / statistics.tokens).sqrt()
-    norms_LU = torch.stack([base.weight(n, "mlp.down_proj").double().norm(dim=0) for n in range(3)])
+    norms_LU = torch.stack(
+        [base.weight(n, base.architecture.feed_forward).double().norm(dim=0) for n in range(3)]
+    )
     protected_LU = scores.massive(rms_LU, norms_LU, 1.3)
     assert choice.score_summary["ffn"]["protected"] == protected_LU.sum() > 0
     for layer, gone in enumerate(removed(choice, "ffn")):
@@ -238,15 +240,16 @@ def test_steps_in_bfloat16_derive_weights_from_the_original_ones(
     for layer, kept in enumerate(choice.plan.layers):
         moments = load_second_moments(choice.measurement.moments, layer)
         heads = (kept.query_heads, choice.plan.removed_heads(layer))
-        for kind, output, stays, goes in (
-            ("ffn", "mlp.down_proj", kept.ffn, choice.plan.removed_ffn(layer)),
-            ("attention", "self_attn.o_proj", *(head_coordinates(h, 8) for h in heads)),
+        ffn, attention = base.architecture.feed_forward, base.architecture.attention
+        for kind, block, stays, goes in (
+            ("ffn", ffn, kept.ffn, choice.plan.removed_ffn(layer)),
+            ("attention", attention, *(head_coordinates(h, 8) for h in heads)),
         ):
             one_shot = compensation_map(
                 moments[kind], stays, goes, ridge=0.01, dtype=torch.bfloat16, where=""
             )
-            expected = one_shot.kept_columns(base.weight(layer, output))
-            found = after[f"model.layers.{layer}.{output}.weight"]
+            expected = one_shot.kept_columns(base.weight(layer, block))
+            found = after[f"model.layers.{layer}.{block.output}.weight"]
             assert torch.equal(found, expected)
 
 

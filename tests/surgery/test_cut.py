@@ -40,7 +40,7 @@ def test_stored_type_and_untouched_bytes_are_kept(
     plan = random_plan(base.dimensions, 0, ffn=40, groups=2)
     report = cut(base, tmp_path / "cut", plan)
     before, after = all_tensors(base.model.path), all_tensors(tmp_path / "cut")
-    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert tensor.dtype == dtype
@@ -62,7 +62,7 @@ def test_many_shards_hold_the_same_and_the_index_finds_them(
     cut(base, tmp_path / "one", plan)
     advanced: list[float] = []
     (tmp_path / "many").mkdir()
-    cuts = tensor_cuts(base.architecture, plan, base.dimensions.head_dim)
+    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
     cut_checkpoint(
         base.model.path, tmp_path / "many", cuts, {}, advanced.append, max_shard_bytes=30_000
     )
@@ -115,7 +115,7 @@ def test_one_tensor_is_in_memory_at_a_time(
 
     monkeypatch.setattr(cut_module.StoredTensor, "read", counted)
     written: list[int] = []
-    cuts = tensor_cuts(base.architecture, random_plan(base.dimensions, 0, ffn=8), 8)
+    cuts = tensor_cuts(base.architecture, base.dimensions, random_plan(base.dimensions, 0, ffn=8))
     cut_checkpoint(base.model.path, tmp_path, cuts, {}, lambda _: written.append(len(alive)))
     assert written == list(range(1, len(base.tensors) + 1))  # read one, write one
 

@@ -12,7 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_models import FAMILIES, cut, load, logits, mask, random_plan, some_ids
+from safetensors.torch import load_file, save_file
+from tiny_models import FAMILIES, base_of, cut, load, logits, mask, random_plan, some_ids
 
 from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
@@ -29,12 +30,12 @@ def random_maps(base: Base, plan: Plan) -> dict[str, CompensationMap]:
     maps = {}
     for layer, kept in enumerate(plan.layers):
         heads = (kept.query_heads, plan.removed_heads(layer))
-        for output, stays, goes in (
-            (architecture.feed_forward.output, kept.ffn, plan.removed_ffn(layer)),
-            (architecture.attention.output, *(head_coordinates(h, sizes.head_dim) for h in heads)),
+        for block, stays, goes in (
+            (architecture.feed_forward, kept.ffn, plan.removed_ffn(layer)),
+            (architecture.attention, *(head_coordinates(h, sizes.head_dim) for h in heads)),
         ):
             if goes:
-                name = architecture.module(layer, f"{output}.weight")
+                name = architecture.tensor(layer, f"{block.output}.weight")
                 x_TU = torch.randn(200, len(stays) + len(goes), dtype=torch.float64)
                 x_TU = x_TU + x_TU.roll(1, dims=1)
                 maps[name] = compensation_map(
@@ -46,6 +47,17 @@ def random_maps(base: Base, plan: Plan) -> dict[str, CompensationMap]:
                     where=name,
                 )
     return maps
+
+
+def some_plan(
+    base: Base, seed: int, ffn: int | tuple[int, ...], groups: int, per_group: int
+) -> Plan:
+    """A random plan that the family can have."""
+    sizes = base.dimensions
+    if base.architecture.attention.untouchable:
+        return random_plan(sizes, seed, ffn=ffn)
+    groups, per_group = min(groups, sizes.kv_heads), min(per_group, sizes.heads_per_group)
+    return random_plan(sizes, seed, ffn=ffn, groups=groups, per_group=per_group)
 
 
 def difference(base: Base, folder: Path, plan: Plan, maps: dict[str, CompensationMap]) -> float:
@@ -60,13 +72,13 @@ def difference(base: Base, folder: Path, plan: Plan, maps: dict[str, Compensatio
 
 @pytest.mark.parametrize("family", FAMILIES)
 @settings(
-    max_examples=6,
+    max_examples=5,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(
     seed=st.integers(0, 1000),
-    ffn=st.integers(1, 63),
-    groups=st.integers(1, 3),
+    ffn=st.one_of(st.integers(1, 63), st.tuples(*[st.integers(1, 64)] * 3)),
+    groups=st.integers(1, 6),
     per_group=st.integers(1, 2),
     compensated=st.booleans(),
 )
@@ -75,13 +87,14 @@ def test_the_cut_model_computes_what_the_masked_one_does(
     tmp_path: Path,
     family: str,
     seed: int,
-    ffn: int,
+    ffn: int | tuple[int, int, int],
     groups: int,
     per_group: int,
     compensated: bool,
 ) -> None:
+    """Uniform, padded, or with zeros in the place of heads: whatever the plan and family need."""
     base = tiny_base(family, dtype=torch.float64)
-    plan = random_plan(base.dimensions, seed, ffn=ffn, groups=groups, per_group=per_group)
+    plan = some_plan(base, seed, ffn, groups, per_group)
     maps = random_maps(base, plan) if compensated else {}
     folder = tmp_path / "cut"
     shutil.rmtree(folder, ignore_errors=True)
@@ -119,12 +132,12 @@ def test_embeddings_stay_tied_or_untied(tiny_base: TinyBase, tmp_path: Path, tie
     assert difference(base, tmp_path / "cut", plan, {}) < EXACT
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_generation_with_cache_and_left_padding(
     tiny_base: TinyBase, tmp_path: Path, family: str
 ) -> None:
     base = tiny_base(family, dtype=torch.float64)
-    plan = random_plan(base.dimensions, 4, ffn=48, groups=2)
+    plan = some_plan(base, 4, (48, 40, 48), 2, 1)
     cut(base, tmp_path / "cut", plan)
     ids = some_ids(base, (3, 10))
     attended = torch.ones_like(ids)
@@ -139,31 +152,75 @@ def test_generation_with_cache_and_left_padding(
     assert torch.equal(small.generate(ids, attention_mask=attended, **settings_), expected)
     uncached = small.generate(ids, attention_mask=attended, use_cache=False, **settings_)
     assert torch.equal(uncached, expected)
-    gap = (logits(small, ids, attention_mask=attended) - expected_logits).abs()
-    assert gap[attended.bool()].max() < EXACT
+    # In float64 some families' own masks overflow to NaN where all of a row's start is padding.
+    found, rows = logits(small, ids, attention_mask=attended), attended.bool()
+    assert torch.equal(found.isnan(), expected_logits.isnan()) and found[0].isfinite().all()
+    gap = (found - expected_logits).nan_to_num().abs()
+    assert gap[rows].max() < EXACT
 
 
-def test_a_fresh_process_loads_it_without_this_package(tiny_base: TinyBase, tmp_path: Path) -> None:
-    base = tiny_base("llama", dtype=torch.float64)
-    plan = random_plan(base.dimensions, 5, ffn=32, groups=2)
-    cut(base, tmp_path / "cut", plan)
-    ids = some_ids(base)
-    torch.save(ids, tmp_path / "ids.pt")
+def test_a_fresh_process_loads_all_of_them_without_this_package(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    bases = {family: tiny_base(family, dtype=torch.float64) for family in FAMILIES}
+    plans = {}
+    for family, base in bases.items():
+        plans[family] = some_plan(base, 5, (32, 24, 32), 2, 1)
+        cut(base, tmp_path / family, plans[family])
+        torch.save(some_ids(base), tmp_path / family / "ids.pt")
     script = """
-import sys, torch
+import pathlib, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder = sys.argv[1] + "/cut"
-model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, trust_remote_code=False)
-assert AutoTokenizer.from_pretrained(folder)("the cat")["input_ids"]
+for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, trust_remote_code=False, output_loading_info=True
+    )
+    assert not info["missing_keys"] and not info["unexpected_keys"], (folder, info)
+    assert AutoTokenizer.from_pretrained(folder)("the cat")["input_ids"]
+    with torch.inference_mode():
+        torch.save(model(torch.load(folder / "ids.pt")).logits, folder / "logits.pt")
+    model.save_pretrained(folder / "again")
 assert "pipeline" not in sys.modules
-with torch.inference_mode():
-    torch.save(model(torch.load(sys.argv[1] + "/ids.pt")).logits, sys.argv[1] + "/logits.pt")
 """
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True, cwd=tmp_path)
-    model = load(base.model.path)
-    with mask(base, model, plan):
-        expected = logits(model, ids)
-    assert (torch.load(tmp_path / "logits.pt") - expected).abs().max() < EXACT
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=True)
+    for family, base in bases.items():
+        ids, model = some_ids(base), load(base.model.path)
+        with mask(base, model, plans[family]):
+            expected = logits(model, ids)
+        fresh = torch.load(tmp_path / family / "logits.pt")
+        assert (fresh - expected).abs().max() < EXACT, family
+        again = logits(load(tmp_path / family / "again"), ids)
+        assert (again - expected).abs().max() < EXACT, family
+
+
+@pytest.mark.parametrize(
+    ("family", "words"),
+    [
+        ("gpt2", "transformer."),
+        ("bloom", "transformer."),
+        ("gpt_neo", "transformer."),
+        ("opt", "model."),
+        ("gpt_neox", "gpt_neox."),
+        ("llama", "model."),
+    ],
+)
+def test_a_checkpoint_of_the_decoder_alone(
+    tiny_base: TinyBase, tmp_path: Path, family: str, words: str
+) -> None:
+    """The layout of older checkpoints: names without their first word, and the head tied."""
+    made = tiny_base(family, dtype=torch.float64, tie_word_embeddings=True)
+    old = tmp_path / "old"
+    shutil.copytree(made.model.path, old)
+    tensors = load_file(old / "model.safetensors")
+    renamed = {name.removeprefix(words): tensor for name, tensor in tensors.items()}
+    assert any(name.startswith(words) for name in tensors)
+    save_file(renamed, old / "model.safetensors", {"format": "pt"})
+    base = base_of(old)
+    plan = some_plan(base, 6, (40, 32, 40), 2, 1)
+    maps = random_maps(base, plan)
+    report = cut(base, tmp_path / "cut", plan, maps)
+    assert report.compensated and not any(name.startswith(words) for name in report.compensated)
+    assert difference(base, tmp_path / "cut", plan, maps) < EXACT
 
 
 def test_the_mask_leaves_no_trace(tiny_base: TinyBase) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.architectures.registry import Dimensions
+from pipeline.architectures.description import Dimensions
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.release.checks.findings import Finding
 from pipeline.selection.plan import Plan

@@ -92,6 +92,7 @@ def check_tensors(
 def check_recomputed(
     base: Mapping[str, StoredTensor],
     released: Mapping[str, StoredTensor],
+    cuts: Mapping[str, TensorCut],
     maps: Mapping[str, CompensationMap],
     names: Collection[str],
 ) -> tuple[list[Finding], float]:
@@ -103,6 +104,7 @@ def check_recomputed(
     Args:
         base: tensors of the base.
         released: tensors of the release, by name.
+        cuts: by name, the entries that stay.
         maps: maps that were derived anew, by name.
         names: tensors to compare.
 
@@ -114,7 +116,10 @@ def check_recomputed(
         if name not in maps:
             found.append(Finding(name, "is said to be compensated; the recipe does not do that"))
             continue
-        weight_HU, stored_HS = base[name].read(), released[name].read().double()
+        stored = released[name].read()
+        axis = cuts[name].axis
+        stored_HS = cuts[name].kept_of(stored)[0].movedim(axis, 1).double()
+        weight_HU = base[name].read().movedim(axis, 1)
         anew_HS = maps[name].kept_columns(weight_HU).double()
         change = (anew_HS - weight_HU[:, list(maps[name].kept)].double()).norm()
         share = float((stored_HS - anew_HS).norm() / change.clamp(min=1e-300))
@@ -135,7 +140,7 @@ def _check(
     maps: Maps | None,
 ) -> None:
     name, cut = before.name, cuts.get(before.name)
-    expected = before.resized(cut.axis, len(cut.keep)) if cut else before
+    expected = before.resized(cut.axis, len(cut.entries)) if cut else before
     if (after.dtype, after.shape) != (expected.dtype, expected.shape):
         report.findings.append(
             Finding(
@@ -147,9 +152,7 @@ def _check(
     elif cut is None:
         _check_equal(report, report.untouched, name, before.read(), after.read())
     elif name not in compensated:
-        rows = torch.tensor(cut.keep, dtype=torch.long)
-        sliced = before.read().index_select(cut.axis, rows)
-        _check_equal(report, report.sliced, name, sliced, after.read())
+        _check_equal(report, report.sliced, name, cut.apply(before.read()), after.read())
     elif maps is None:
         report.unverified.append(name)
     elif name not in maps.names:
@@ -181,8 +184,7 @@ def _check_compensated(
     except SafetensorError as error:
         report.findings.append(Finding(name, f"its map cannot be read ({error})"))
         return
-    kept = set(cut.keep)
-    removed = tuple(unit for unit in range(cut.total) if unit not in kept)
+    kept, removed = cut.keep, cut.removed
     if tuple(map_PS.shape) != (len(removed), len(kept)):
         report.findings.append(
             Finding(
@@ -191,18 +193,22 @@ def _check_compensated(
             )
         )
         return
-    weight_HU, stored_HS = before.read(), after.read()
-    compensation = CompensationMap(cut.keep, removed, map_PS.float(), before.torch_dtype)
-    if wrong := compensation.unexplained(weight_HU, stored_HS):
+    weight_HU, stored = before.read().movedim(cut.axis, 1), after.read()
+    stored_HS, padding = (part.movedim(cut.axis, 1) for part in cut.kept_of(stored))
+    compensation = CompensationMap(kept, removed, map_PS.float(), before.torch_dtype)
+    wrong = compensation.unexplained(weight_HU, stored_HS)
+    if wrong := wrong + int(
+        padding.contiguous().view(BITS[padding.element_size()]).count_nonzero()
+    ):
         report.findings.append(
             Finding(
                 name,
-                f"{wrong:,} of {stored_HS.numel():,} entries are not what the base and the "
+                f"{wrong:,} of {stored.numel():,} entries are not what the base and the "
                 "compensation map give",
             )
         )
         return
-    kept_HS = weight_HU[:, list(cut.keep)].float()
+    kept_HS = weight_HU[:, list(kept)].float()
     change = float((stored_HS.float() - kept_HS).norm() / kept_HS.norm().clamp(min=1e-30))
     report.largest_change = max(report.largest_change, change)
     report.compensated.append(name)

@@ -1,0 +1,119 @@
+"""What a model is made of, and what can be cut out of it, found out without its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.registry import attention_cuts, feed_forward_cuts
+from pipeline.cache import Cache
+from pipeline.export.checkpoint import changed_sizes
+from pipeline.recipe import Model
+from pipeline.selection.uniform import kept_width
+from pipeline.sources.models import describe_model
+from pipeline.sources.releases import model_source
+from pipeline.stages.described import described, parameter_counts
+from pipeline.surgery.coordinates import can_have_heads
+
+FRACTIONS = (0.05, 0.1, 0.2, 0.3)
+MULTIPLE = 32
+
+
+def inspect(reference: str, cache: Cache) -> dict[str, Any]:
+    """Say what a model is made of; JSON-able.
+
+    Args:
+        reference: a model as it is named on a command line.
+        cache: where converted models are looked for.
+
+    Raises:
+        InputError: there is no such model, or its architecture is not described.
+        BrokenError: the Hub cannot be reached.
+    """
+    source: Any = model_source(reference)
+    model = describe_model(Model(source=source), Path(), cache)
+    known = described(model)
+    architecture, sizes = known.architecture, known.sizes
+    counts = parameter_counts(model.config)
+    parameters = _by_kind(counts, architecture, sizes)
+    total = sum(counts.values())
+    return {
+        "model": model.name,
+        "kind": model.kind,
+        "architecture": known.config.model_type,
+        "layers": sizes.layers,
+        "hidden": sizes.hidden,
+        "units_of_a_layer": {
+            "ffn": sizes.ffn,
+            "query_heads": sizes.heads,
+            "kv_heads": sizes.kv_heads,
+            "head_dim": sizes.head_dim,
+        },
+        "parameters": {"total": total, **parameters},
+        "parameters_of_a_unit": {
+            "ffn": parameters["ffn"] // (sizes.layers * sizes.ffn),
+            "kv_group": parameters["attention"] // (sizes.layers * sizes.kv_heads),
+        },
+        "ffn_widths": _ffn_widths(architecture, sizes),
+        "head_counts": _head_counts(architecture, sizes),
+        "shrink": list(_shrink(model.config, architecture, sizes, total)),
+    }
+
+
+def _by_kind(
+    counts: dict[str, int], architecture: Architecture, sizes: Dimensions
+) -> dict[str, int]:
+    """Parameters that have entries of units, by kind, and the others."""
+    kinds = {"ffn": feed_forward_cuts(architecture), "attention": attention_cuts(architecture)}
+    found = {
+        kind: sum(
+            counts.get(architecture.module(layer, cut.tensor), 0)
+            for layer in range(sizes.layers)
+            for cut in cuts
+        )
+        for kind, cuts in kinds.items()
+    }
+    layer_words = architecture.prefix.partition("{layer}")[0]
+    outside = sum(n for name, n in counts.items() if not name.startswith(layer_words))
+    rest = sum(counts.values()) - outside - sum(found.values())
+    return {**found, "outside_layers": outside, "other": rest}
+
+
+def _ffn_widths(architecture: Architecture, sizes: Dimensions) -> str:
+    if architecture.feed_forward.width is None:
+        return f"{sizes.ffn} only; policy padded leaves zeros in the place of neurons"
+    return f"any from 1 to {sizes.ffn}; a recipe rounds to multiples of {MULTIPLE}"
+
+
+def _head_counts(architecture: Architecture, sizes: Dimensions) -> dict[str, Any]:
+    """Numbers of query heads that a smaller checkpoint can have, by what is removed."""
+    if architecture.attention.untouchable:
+        return {"refused": architecture.attention.untouchable}
+    per_group = sizes.heads_per_group
+    ways = {
+        "kv_group": [n * per_group for n in range(1, sizes.kv_heads)],
+        "query_head": [n * sizes.kv_heads for n in range(1, per_group)],
+    }
+    legal: dict[str, Any] = {
+        way: [heads for heads in counts if can_have_heads(architecture, sizes, heads)]
+        for way, counts in ways.items()
+    }
+    if not any(legal.values()):
+        legal["note"] = "no smaller number; policy padded leaves zeros in the place of heads"
+    return legal
+
+
+def _shrink(
+    config: dict[str, Any], architecture: Architecture, sizes: Dimensions, total: int
+) -> Iterator[dict[str, Any]]:
+    if architecture.feed_forward.width is None:
+        return
+    for fraction in FRACTIONS:
+        if sizes.ffn <= MULTIPLE:
+            return
+        width = kept_width(sizes.ffn, fraction, MULTIPLE)
+        after = Dimensions(**{**vars(sizes), "ffn": width})
+        left = sum(parameter_counts(config | changed_sizes(architecture, sizes, after)).values())
+        yield {"fraction": fraction, "width": width, "parameters": left, "share": left / total}

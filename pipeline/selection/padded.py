@@ -1,0 +1,48 @@
+"""The padded shape policy: layers keep different numbers of neurons.
+
+A stock config says one width for all layers, so narrower ones are filled up with zeros.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+
+def keep_lowest_overall(
+    scores_LU: Tensor, fraction: float, multiple_of: int, protected_LU: Tensor
+) -> list[list[int]]:
+    """Remove the units with the highest scores of all layers; ties keep the lower index.
+
+    A layer never keeps fewer than one multiple, and the widest keeps a multiple: what it would lose
+    beyond that stays.
+
+    Args:
+        scores_LU: higher means "remove first"; comparable between layers.
+        fraction: share of all units to remove.
+        multiple_of: what the widest layer's width is rounded up to.
+        protected_LU: mask of units that are never removed.
+
+    Returns:
+        ascending kept indices of each layer.
+    """
+    layers, units = scores_LU.shape
+    scores = scores_LU.masked_fill(protected_LU, -torch.inf)
+    order_LU = torch.argsort(scores, dim=1, stable=True)
+    lowest = order_LU[:, : min(multiple_of, units)]
+    scores = scores.scatter(1, lowest, -torch.inf)
+    wanted = int(layers * units * Fraction(str(fraction)))
+    first = torch.argsort(scores.flatten(), descending=True, stable=True)[:wanted]
+    removed = torch.zeros(layers * units, dtype=torch.bool)
+    removed[first] = True
+    removed_LU = removed.view(layers, units) & (scores != -torch.inf)
+    kept_L = units - removed_LU.sum(dim=1)
+    widest = int(kept_L.argmax())
+    room = min(-(-int(kept_L[widest]) // multiple_of) * multiple_of, units)
+    for unit in order_LU[widest].tolist():
+        if int(removed_LU[widest].sum()) <= units - room:
+            break
+        removed_LU[widest, unit] = False
+    return [(~row).nonzero().flatten().tolist() for row in removed_LU]
