@@ -81,6 +81,13 @@ def safetensors_files(folder: Path, where: str) -> list[Path]:
         if not isinstance(weight_map, dict) or not weight_map:
             raise InputError("the index has no weight_map", where=str(index))
         names = sorted({str(name) for name in weight_map.values()})
+        outside = [name for name in names if Path(name).name != name]
+        if outside:
+            raise InputError(
+                f"the index names a file outside the folder: {outside[0]!r}",
+                where=str(index),
+                remedy="download or copy the model again",
+            )
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise InputError(

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from pipeline.errors import BrokenError
 
+BLOCK_ROWS = 1024  # in float64 at once, so that wide models fit into memory
+
 
 @dataclass(frozen=True)
 class CompensationMap:
@@ -43,7 +45,8 @@ class CompensationMap:
         The product is taken in float64, so that the order of summation cannot change the rounding.
         A weight that is held in a wider type, as in the proof, gets the same rounded values.
         """
-        return self._exact(weight_HU).to(self.dtype).to(weight_HU.dtype)
+        blocks = weight_HU.split(BLOCK_ROWS)
+        return torch.cat([self._exact(rows).to(self.dtype).to(rows.dtype) for rows in blocks])
 
     def unexplained(self, weight_HU: Tensor, stored_HS: Tensor) -> int:
         """Entries of a stored projection that are not what `kept_columns` gives.
@@ -57,6 +60,10 @@ class CompensationMap:
             weight_HU: the base's projection, as stored.
             stored_HS: the released one, in the released type.
         """
+        blocks = zip(weight_HU.split(BLOCK_ROWS), stored_HS.split(BLOCK_ROWS), strict=True)
+        return sum(self._unexplained(*rows) for rows in blocks)
+
+    def _unexplained(self, weight_HU: Tensor, stored_HS: Tensor) -> int:
         exact_HS = self._exact(weight_HU)
         wrong_HS = exact_HS.to(self.dtype) != stored_HS
         if not stored_HS.sum(dtype=torch.float64).isfinite():

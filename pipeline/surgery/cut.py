@@ -71,13 +71,15 @@ def cut_checkpoint(
     after = [_resized(tensor, cuts) for tensor in before]
     _check_room(target, sum(tensor.size for tensor in after))
 
-    def produce(name: str) -> Tensor:
+    def produce(name: str) -> Tensor | None:
+        if name not in cuts:
+            return None
         tensor = by_name[name].read()
         if name in maps:
             axis = cuts[name].axis
             kept = maps[name].kept_columns(tensor.movedim(axis, 1)).movedim(1, axis)
             return cuts[name].place(kept)
-        return cuts[name].apply(tensor) if name in cuts else tensor
+        return cuts[name].apply(tensor)
 
     write_checkpoint(target, after, produce, max_shard_bytes, advance)
     return SurgeryReport(

@@ -8,8 +8,8 @@ be known first: eight bytes of header length, a JSON header, then the tensors' b
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ from pipeline.errors import InputError
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+HEADER_LENGTH_BYTES = 8
+CHUNK_BYTES = 1 << 23
 TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
     "BF16": torch.bfloat16,
 }
+Produce = Callable[[str], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class StoredTensor:
         dtype: the format's name of the type, such as "BF16".
         shape: lengths of its axes.
         size: bytes.
+        offset: where its bytes begin in the file.
     """
 
     name: str
@@ -47,6 +51,7 @@ class StoredTensor:
     dtype: str
     shape: tuple[int, ...]
     size: int
+    offset: int
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -70,11 +75,20 @@ class StoredTensor:
             tensor: Tensor = opened.get_tensor(self.name)
         return tensor
 
+    def chunks(self) -> Iterator[bytes]:
+        """Yield its bytes as they are stored, a few megabytes at a time."""
+        with self.file.open("rb") as stream:
+            stream.seek(self.offset)
+            left = self.size
+            while left > 0 and (chunk := stream.read(min(left, CHUNK_BYTES))):
+                left -= len(chunk)
+                yield chunk
+
     def resized(self, axis: int, length: int) -> StoredTensor:
         """The same tensor with another length of one axis."""
         shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
         size = self.size // max(self.shape[axis], 1) * length
-        return StoredTensor(self.name, self.file, self.dtype, shape, size)
+        return replace(self, shape=shape, size=size)
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:
@@ -82,14 +96,14 @@ def stored_tensors(folder: Path) -> list[StoredTensor]:
     found: list[StoredTensor] = []
     for file in _weight_files(folder):
         with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
+            length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
             header: dict[str, Any] = json.loads(stream.read(length))
         header.pop("__metadata__", None)
         for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
             start, end = entry["data_offsets"]
-            found.append(
-                StoredTensor(name, file, entry["dtype"], tuple(entry["shape"]), end - start)
-            )
+            place = HEADER_LENGTH_BYTES + length + start
+            shape = tuple(entry["shape"])
+            found.append(StoredTensor(name, file, entry["dtype"], shape, end - start, place))
     return found
 
 
@@ -105,7 +119,7 @@ def _weight_files(folder: Path) -> list[Path]:
 def write_checkpoint(
     folder: Path,
     tensors: Iterable[StoredTensor],
-    produce: Callable[[str], Tensor],
+    produce: Produce,
     max_shard_bytes: int,
     advance: Callable[[float], None],
 ) -> None:
@@ -114,7 +128,8 @@ def write_checkpoint(
     Args:
         folder: where to write.
         tensors: what to write; shapes and sizes are those of the output.
-        produce: returns the tensor of a name; called once for each, in order.
+        produce: returns the tensor of a name, or None if its bytes are to be copied from the file
+            that holds it; called once for each, in order.
         max_shard_bytes: size at which a new file begins.
         advance: called with the bytes of each tensor written.
     """
@@ -151,7 +166,7 @@ def _shards(tensors: Iterable[StoredTensor], max_bytes: int) -> list[list[Stored
 def _write_file(
     path: Path,
     tensors: list[StoredTensor],
-    produce: Callable[[str], Tensor],
+    produce: Produce,
     advance: Callable[[float], None],
 ) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
@@ -166,17 +181,22 @@ def _write_file(
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as stream:
-        stream.write(len(text).to_bytes(8, "little"))
+        stream.write(len(text).to_bytes(HEADER_LENGTH_BYTES, "little"))
         stream.write(text)
         for tensor in tensors:
-            stream.write(_bytes_of(produce(tensor.name), tensor))
+            produced = produce(tensor.name)
+            if produced is None:
+                for chunk in tensor.chunks():
+                    stream.write(chunk)
+            else:
+                stream.write(_bytes_of(produced, tensor))
             advance(tensor.size)
 
 
-def _bytes_of(tensor: Tensor, expected: StoredTensor) -> bytes:
+def _bytes_of(tensor: Tensor, expected: StoredTensor) -> memoryview:
     if tuple(tensor.shape) != expected.shape:
         raise RuntimeError(
             f"{expected.name} has shape {tuple(tensor.shape)}, its header says {expected.shape}"
         )
     flat = tensor.contiguous().reshape(-1).view(torch.uint8)
-    return flat.numpy().tobytes()
+    return flat.numpy().data

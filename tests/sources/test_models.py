@@ -153,6 +153,12 @@ def _shard_missing(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _shard_outside(folder: Path) -> None:
+    shutil.copy(folder / "model.safetensors", folder.parent)
+    index = {"weight_map": {"a": "../model.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 def _several_without_index(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     shutil.copy(folder / "model-1.safetensors", folder / "model-2.safetensors")
@@ -171,6 +177,7 @@ def _write(name: str, text: str) -> Any:
         (_header_cut, "damaged or cut short"),
         (_write("model.safetensors", ""), "damaged or cut short"),
         (_shard_missing, "model-2.safetensors"),
+        (_shard_outside, "outside the folder: '../model.safetensors'"),
         (_several_without_index, "no model.safetensors.index.json"),
         (_write("model.safetensors.index.json", "{}"), "no weight_map"),
         (_remove("config.json"), "no config.json"),

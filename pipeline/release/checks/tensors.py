@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -149,6 +150,8 @@ def _check(
                 f"expected {expected.dtype} {list(expected.shape)}",
             )
         )
+    elif cut is None and all(map(operator.eq, before.chunks(), after.chunks())):
+        report.untouched.append(name)
     elif cut is None:
         _check_equal(report, report.untouched, name, before.read(), after.read())
     elif name not in compensated:
