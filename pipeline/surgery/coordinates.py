@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.architectures.description import Architecture, Cut, Dimensions
+from pipeline.architectures.description import Architecture, Cut, Dimensions, Layout
 from pipeline.architectures.registry import attention_cuts, feed_forward_cuts
 from pipeline.selection.plan import LayerPlan, Plan
 
+Indices = NDArray[np.int64]
 NOTHING = -1  # in the place of an entry: zeros
 
 
@@ -65,6 +68,8 @@ class TensorCut:
 
     def kept_of(self, stored: Tensor) -> tuple[Tensor, Tensor]:
         """Of a tensor after the cut, what is kept, and what stands in the place of the rest."""
+        if not self.pads:
+            return stored, stored.narrow(self.axis, 0, 0)
         empty = [place for place, entry in enumerate(self.entries) if entry == NOTHING]
         padding = torch.tensor(empty, dtype=torch.long)
         return (
@@ -118,13 +123,13 @@ def tensor_cuts(architecture: Architecture, sizes: Dimensions, plan: Plan) -> di
     after = stored_sizes(architecture, sizes, plan)
     cuts = {}
     for number, layer in enumerate(plan.layers):
-        neurons = dict(enumerate(_slots(layer.ffn, after.ffn, sizes.ffn)))
-        heads = _head_slots(layer, after, sizes)
+        neurons = np.array(_slots(layer.ffn, after.ffn, sizes.ffn))
+        heads = np.array(_head_slots(layer, after, sizes))
         for block, slots, units in (
             (feed_forward_cuts(architecture), neurons, sizes.ffn),
             (attention_cuts(architecture), heads, sizes.heads + sizes.kv_heads),
         ):
-            if len(slots) == units and all(place == unit for place, unit in slots.items()):
+            if np.array_equal(slots, np.arange(units)):
                 continue  # nothing goes
             for cut in block:
                 name = architecture.tensor(number, cut.tensor)
@@ -143,27 +148,44 @@ def _slots(kept: Sequence[int], room: int, total: int) -> tuple[int, ...]:
     return (*kept, *[NOTHING] * (room - len(kept)))
 
 
-def _head_slots(layer: LayerPlan, after: Dimensions, sizes: Dimensions) -> dict[int, int]:
-    slots = dict(enumerate(_slots(layer.query_heads, after.heads, sizes.heads)))
+def _head_slots(layer: LayerPlan, after: Dimensions, sizes: Dimensions) -> tuple[int, ...]:
     groups = _slots(layer.kv_heads, after.kv_heads, sizes.kv_heads)
-    for place, group in enumerate(groups):
-        slots[after.heads + place] = NOTHING if group == NOTHING else sizes.heads + group
-    return slots
+    return (
+        *_slots(layer.query_heads, after.heads, sizes.heads),
+        *(NOTHING if group == NOTHING else sizes.heads + group for group in groups),
+    )
 
 
-def _cut(cut: Cut, sizes: Dimensions, after: Dimensions, slots: Mapping[int, int]) -> TensorCut:
-    before = _entries_by_unit(cut.layout(sizes))
-    length = len(cut.layout(after))
-    entries = np.full(length, NOTHING)
-    for unit, places in _entries_by_unit(cut.layout(after)).items():
-        if slots[unit] != NOTHING:
-            entries[places] = before[slots[unit]]
-    total = sum(len(places) for places in before.values())
-    return TensorCut(cut.axis, tuple(entries.tolist()), total)
+def _cut(cut: Cut, sizes: Dimensions, after: Dimensions, slots: Indices) -> TensorCut:
+    before, now = _axis(cut.layout, sizes), _axis(cut.layout, after)
+    unit = slots[now.unit]  # of the base, for each entry after the cut
+    stays = unit != NOTHING
+    entries = np.full(len(now.unit), NOTHING)
+    entries[stays] = before.order[before.start[unit[stays]] + now.rank[stays]]
+    return TensorCut(cut.axis, tuple(entries.tolist()), len(before.unit))
 
 
-def _entries_by_unit(units: Sequence[int]) -> dict[int, NDArray[np.int64]]:
-    labels = np.asarray(units)
-    order = np.argsort(labels, kind="stable")
-    found, starts = np.unique(labels[order], return_index=True)
-    return dict(zip(found.tolist(), np.split(order, starts[1:]), strict=True))
+class _Axis(NamedTuple):
+    """The entries of an axis.
+
+    Attributes:
+        unit: unit of each entry.
+        rank: which of its unit's entries it is.
+        order: entries, unit by unit.
+        start: where each unit begins in `order`.
+    """
+
+    unit: Indices
+    rank: Indices
+    order: Indices
+    start: Indices
+
+
+@cache
+def _axis(layout: Layout, sizes: Dimensions) -> _Axis:
+    unit = np.asarray(layout(sizes))
+    order = np.argsort(unit, kind="stable")
+    start = np.searchsorted(unit[order], np.arange(unit.max() + 1))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(unit)) - start[unit[order]]
+    return _Axis(unit, rank, order, start)
