@@ -2,9 +2,10 @@
 
 Scoring is measured against a bare forward pass of the same decoder over the same tokens (without
 the language-model head, which scoring does not run: the stricter of two comparisons; the other is
-shown), surgery with writing against copying the base's weights file, and verification against
-reading the files of base and release. Contestants take turns, so
-that a machine that slows down slows all of them. The fastest turns are compared, as `timeit` does:
+shown), surgery with writing against copying the base's weights file, verification against reading
+the files of base and release, and a checkpoint without a quarter of its neurons and a third of its
+heads, cut or with zeros in their place, against its base. Contestants take turns, so that a machine
+that slows down slows all of them. The fastest turns are compared, as `timeit` does:
 what else runs on a machine only ever adds time.
 """
 
@@ -18,7 +19,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -65,6 +68,11 @@ def main() -> None:
     with _scratch() as folder:
         _release(base, folder)
         _measure(table, "reading both checkpoints", _verification(base, folder), options.rounds)
+    with _scratch() as folder:
+        _measure(
+            table, "forward pass of the base", _smaller(base, folder, _forward), options.rounds
+        )
+        _measure(table, "generation of the base", _smaller(base, folder, _generate), options.rounds)
     Console().print(table)
 
 
@@ -179,6 +187,50 @@ def _verification(base: Base, release: Path) -> dict[str, Callable[[], object]]:
         "verify, from memory": check,
         "verify, from disk": lambda: from_disk(check),
     }
+
+
+def _smaller(
+    base: Base, folder: Path, work: Callable[[Any], object]
+) -> dict[str, Callable[[], object]]:
+    """The base, and what is left of it, cut and with zeros in the place of what is removed."""
+    sizes = base.dimensions
+    groups = tuple(range(sizes.kv_heads * 2 // 3))
+    heads = tuple(range(len(groups) * sizes.heads_per_group))
+    layer = LayerPlan(tuple(range(sizes.ffn * 3 // 4)), heads, groups)
+    every = LayerPlan(
+        tuple(range(sizes.ffn)), tuple(range(sizes.heads)), tuple(range(sizes.kv_heads))
+    )
+    plans = {
+        "uniform": (layer,) * sizes.layers,
+        "padded": (every, *(layer,) * (sizes.layers - 1)),  # the widest sets the width
+    }
+    models = {"base": load_model(base.model.path, "bfloat16")}
+    for name, layers in plans.items():
+        target = folder / name
+        if not target.exists():
+            target.mkdir()
+            plan = Plan(sizes.ffn, sizes.heads, sizes.kv_heads, layers)
+            cuts = tensor_cuts(base.architecture, sizes, plan)
+            cut_checkpoint(base.model.path, target, cuts, {}, lambda _: None)
+            config = pruned_config(base.model.path, base.architecture, sizes, plan)
+            write_json(target / "config.json", config)
+        models[name] = load_model(target, "bfloat16")
+
+    def named(name: str) -> str:
+        count = sum(parameter.numel() for parameter in models[name].parameters())
+        return f"{name}, {count / 1e6:.1f} M parameters"
+
+    return {named(name): partial(work, model) for name, model in models.items()}
+
+
+@torch.inference_mode()
+def _forward(model: Any) -> None:
+    model(input_ids=torch.arange(8 * SEQUENCE).view(8, SEQUENCE), use_cache=False)
+
+
+@torch.inference_mode()
+def _generate(model: Any) -> None:
+    model.generate(torch.arange(1, 17)[None], max_new_tokens=64, min_new_tokens=64, do_sample=False)
 
 
 def _release(base: Base, folder: Path) -> None:

@@ -221,9 +221,12 @@ class Run:
         self.progress.say(f"  coverage: {coverage}")
         for kind, (kept, total) in choice.plan.counts().items():
             if kept < total:
-                self.progress.say(
-                    f"  {kind}: {total - kept:,} of {total:,} removed ({1 - kept / total:.1%})"
-                )
+                line = f"  {kind}: {total - kept:,} of {total:,} removed ({1 - kept / total:.1%})"
+                if (
+                    share := choice.score_summary.get(kind, {}).get("of_worst_overall")
+                ) is not None:
+                    line += f"; {share:.0%} of the {total - kept:,} worst of all layers"
+                self.progress.say(line)
 
 
 def _no_key(_folder: str, names: list[str]) -> list[str]:

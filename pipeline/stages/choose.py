@@ -141,7 +141,10 @@ def _plan(
         else:
             keep = uniform.kept_width(sizes.ffn, fraction, multiple)
             ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
-        summary["ffn"] = _summary(scores_LU, ffn) | {"protected": float(protected_LU.sum())}
+        summary["ffn"] = _summary(scores_LU, ffn) | {
+            "protected": float(protected_LU.sum()),
+            "of_worst_overall": _of_worst_overall(scores_LU, ffn, protected_LU),
+        }
     queries = [list(range(sizes.heads))] * sizes.layers
     groups = [list(range(sizes.kv_heads))] * sizes.layers
     if recipe.select.attention.fraction:
@@ -251,12 +254,27 @@ def _keep_removed(scores_LU: Tensor, previous: Plan | None, removed: object) -> 
         scores_LU[layer, list(removed(previous, layer))] = torch.inf
 
 
+def _of_worst_overall(scores_LU: Tensor, kept: list[list[int]], protected_LU: Tensor) -> float:
+    """Of as many units as were removed, the worst of all layers: the share that was removed.
+
+    It is what a shape policy costs; 1 if each layer happens to lose what all of them would.
+    """
+    removed_LU = _removed(scores_LU, kept)
+    share = float(removed_LU.sum()) / removed_LU.numel()
+    worst_LU = _removed(scores_LU, keep_lowest_overall(scores_LU, share, 1, protected_LU))
+    return float((removed_LU & worst_LU).sum() / worst_LU.sum().clamp(min=1))
+
+
+def _removed(scores_LU: Tensor, kept: list[list[int]]) -> Tensor:
+    removed_LU = torch.ones_like(scores_LU, dtype=torch.bool)
+    for layer, row in enumerate(kept):
+        removed_LU[layer, row] = False
+    return removed_LU
+
+
 def _summary(scores_LU: Tensor, kept: list[list[int]]) -> dict[str, float]:
     finite = scores_LU[scores_LU.isfinite()]
-    removed = torch.ones_like(scores_LU, dtype=torch.bool)
-    for layer, row in enumerate(kept):
-        removed[layer, row] = False
-    chosen = scores_LU[removed & scores_LU.isfinite()]
+    chosen = scores_LU[_removed(scores_LU, kept) & scores_LU.isfinite()]
     summary = {"mean": float(finite.mean()), "highest": float(finite.max())}
     if chosen.numel():  # a step whose rounded width is the last one's removes nothing new
         summary |= {"lowest_removed": float(chosen.min()), "mean_removed": float(chosen.mean())}

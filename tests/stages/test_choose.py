@@ -142,6 +142,20 @@ def test_the_summary_is_of_the_units_that_were_ranked(
     assert found["lowest_removed"] == pytest.approx(float(gone.min()))
 
 
+def test_what_a_shape_policy_costs_is_said(tiny_base: TinyBase, chosen: Any) -> None:
+    base = tiny_base("llama")
+    uniform, padded = (
+        chosen(base, "select.ffn.multiple_of=1", f"select.policy={policy}")
+        for policy in ("uniform", "padded")
+    )
+    worst = [set(units) for units in removed(padded, "ffn")]
+    share = sum(len(a & set(b)) for a, b in zip(worst, removed(uniform, "ffn"), strict=True)) / 48
+    assert sum(map(len, worst)) == 48 and len(set(map(len, worst))) > 1
+    assert 0 < share < 1
+    assert uniform.score_summary["ffn"]["of_worst_overall"] == pytest.approx(share)
+    assert padded.score_summary["ffn"]["of_worst_overall"] == 1.0
+
+
 def test_compensation_brings_retain_text_closer_to_the_original(
     tiny_base: TinyBase, tmp_path: Path, cache: Cache, quiet: Progress, chosen: Any
 ) -> None:
