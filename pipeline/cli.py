@@ -278,6 +278,41 @@ def sign(
 
 
 @app.command()
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A checkpoint folder, or organisation/name@revision of the Hub.")
+    ],
+    type_: Annotated[
+        str, typer.Option("--type", help="Type of the matrices: F32, F16, BF16 or Q8_0.")
+    ] = "F16",
+    out: Annotated[
+        Path | None, typer.Option(help="File to write; default: CHECKPOINT-TYPE.gguf beside it.")
+    ] = None,
+    pre_tokenizer: Annotated[
+        str | None,
+        typer.Option(help="llama.cpp's name of the pre-tokenizer, where it is not recognised."),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(help="Run the file in llama.cpp beside the checkpoint; extra `gguf`."),
+    ] = False,
+    json_: JsonOption = False,
+    quiet: QuietOption = False,
+) -> int:
+    """Write a checkpoint as one GGUF file, for llama.cpp and what is built on it."""
+    from pipeline.exporting import export_gguf
+    from pipeline.release.show import show_export
+
+    progress = Progress(_style(json_, quiet))
+    found = export_gguf(checkpoint, type_, out, pre_tokenizer, compare, progress)
+    if json_:
+        _print_json({"event": "result", **found})
+    else:
+        show_export(found)
+    return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
+
+
+@app.command()
 def recipes(json_: JsonOption = False) -> int:
     """List the recipes that can be run by name."""
     from pipeline.recipe_file import list_recipes

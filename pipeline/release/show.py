@@ -73,6 +73,26 @@ def show_verification(found: dict[str, Any], console: Console | None = None) -> 
     )
 
 
+def show_export(found: dict[str, Any], console: Console | None = None) -> None:
+    """Print what file was written, and how far llama.cpp agrees with the checkpoint."""
+    console = console or _console()
+    console.print(f"File:     {escape(found['file'])}")
+    console.print(f"Size:     {found['bytes'] / 1e6:,.1f} MB, matrices in {found['type']}")
+    console.print(f"SHA-256:  {found['sha256']}")
+    if found["tensors_in_f16"]:
+        console.print(
+            f"Note:     {len(found['tensors_in_f16'])} matrices are in F16: their rows are no "
+            f"multiple of a block of {found['type']}, as select.ffn.multiple_of: 32 would make them"
+        )
+    if (agreement := found["llama_cpp"]) is not None:
+        verdict = "[green]agrees[/]" if found["agrees"] else "[red]DISAGREES[/]"
+        console.print(
+            f"llama.cpp {verdict}: {agreement['same_tokens']} of {agreement['tokens']} next tokens "
+            f"and {agreement['same_tokenization']} of {agreement['texts']} tokenizations are the "
+            f"checkpoint's; log-probabilities differ by up to {agreement['max_difference']:.1e}"
+        )
+
+
 def show_validation(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what a validation verified and measured, and its verdict."""
     console = console or _console()

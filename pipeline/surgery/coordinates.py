@@ -87,6 +87,12 @@ def head_coordinates(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
     return tuple(h * head_dim + d for h in heads for d in range(head_dim))
 
 
+def relaid(layout: Layout, other: Layout, sizes: Dimensions) -> tuple[int, ...]:
+    """Entries of an axis in the order that another layout of the same units gives them."""
+    before, after = _axis(layout, sizes), _axis(other, sizes)
+    return tuple((before.order[before.start[after.unit] + after.rank]).tolist())
+
+
 def stored_sizes(architecture: Architecture, sizes: Dimensions, plan: Plan) -> Dimensions:
     """Sizes of the checkpoint that holds a plan, in its family's stock class.
 

@@ -69,7 +69,7 @@ def cut_checkpoint(
     before = stored_tensors(base)
     by_name = {tensor.name: tensor for tensor in before}
     after = [_resized(tensor, cuts) for tensor in before]
-    _check_room(target, sum(tensor.size for tensor in after))
+    check_room(target, sum(tensor.size for tensor in after))
 
     def produce(name: str) -> Tensor | None:
         if name not in cuts:
@@ -96,6 +96,22 @@ def parameters_of(tensors: list[StoredTensor]) -> int:
     return sum(torch.Size(tensor.shape).numel() for tensor in tensors)
 
 
+def check_room(target: Path, needed: int) -> None:
+    """Check that a folder's disk has so many bytes left.
+
+    Raises:
+        BrokenError: it has not.
+    """
+    free = shutil.disk_usage(target).free
+    if free < needed:
+        raise BrokenError(
+            f"no space left on the disk: {needed / 1e6:,.1f} MB are needed, "
+            f"{free / 1e6:,.1f} MB are free; nothing was changed",
+            where=str(target.parent),
+            remedy="free some space, or choose another place with --out",
+        )
+
+
 def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTensor:
     cut = cuts.get(tensor.name)
     if cut is None:
@@ -113,14 +129,3 @@ def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTenso
             where=str(tensor.file),
         )
     return tensor.resized(cut.axis, len(cut.entries))
-
-
-def _check_room(target: Path, needed: int) -> None:
-    free = shutil.disk_usage(target).free
-    if free < needed:
-        raise BrokenError(
-            f"no space left on the disk: {needed / 1e6:,.1f} MB are needed, "
-            f"{free / 1e6:,.1f} MB are free; nothing was changed",
-            where=str(target.parent),
-            remedy="free some space, or choose another place with --out",
-        )

@@ -1,0 +1,1 @@
+"""A checkpoint as one GGUF file, for llama.cpp and what is built on it."""

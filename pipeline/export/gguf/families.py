@@ -1,0 +1,131 @@
+"""What llama.cpp expects of each model family, where it is not what transformers stores.
+
+llama.cpp's side: `conversion/` and `src/models/` of https://github.com/ggml-org/llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from gguf import MODEL_ARCH
+
+
+@dataclass(frozen=True)
+class GgufFamily:
+    """How a family's checkpoints become GGUF.
+
+    Attributes:
+        architecture: llama.cpp's name of the family.
+        pairs: llama.cpp rotates neighbouring coordinates of queries and keys, where transformers
+            rotates the first half against the second; their rows are re-ordered.
+        norm_offset: added to the weights of norms, which transformers stores around 0.
+        conv1d: linear layers are stored as [in, out].
+        free_heads: the heads together may be narrower than the residual stream.
+        windows: every so many layers, one attends to all positions and the others to a window;
+            None where llama.cpp knows of no windows, or has the same one in all layers.
+        keys: writer's method for each config attribute that only some families have.
+        requires: values of config attributes that llama.cpp takes for granted.
+    """
+
+    architecture: MODEL_ARCH
+    pairs: bool = False
+    norm_offset: float = 0.0
+    conv1d: bool = False
+    free_heads: bool = False
+    windows: int | None = None
+    keys: dict[str, str] = field(default_factory=dict)
+    requires: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+SILU = {"hidden_act": ("silu", "swish")}
+GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")  # llama.cpp has one, a table in half precision
+GEMMA = {"hidden_activation": (*GELU, None), "attention_bias": (False,)}
+WINDOW = {"sliding_window": "add_sliding_window"}
+PARALLEL = {"use_parallel_residual": "add_parallel_residual"}
+
+FAMILIES: dict[str, GgufFamily] = {
+    "llama": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
+    "mistral": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
+    "qwen2": GgufFamily(MODEL_ARCH.QWEN2, requires=SILU),
+    "qwen3": GgufFamily(
+        MODEL_ARCH.QWEN3, free_heads=True, requires=SILU | {"attention_bias": (False,)}
+    ),
+    "gemma": GgufFamily(
+        MODEL_ARCH.GEMMA,
+        free_heads=True,
+        norm_offset=1.0,
+        requires={"hidden_act": GELU, "attention_bias": (False,)},
+    ),
+    "gemma2": GgufFamily(
+        MODEL_ARCH.GEMMA2,
+        free_heads=True,
+        norm_offset=1.0,
+        windows=2,
+        keys=WINDOW
+        | {
+            "attn_logit_softcapping": "add_attn_logit_softcapping",
+            "final_logit_softcapping": "add_final_logit_softcapping",
+        },
+        requires=GEMMA,
+    ),
+    "gemma3_text": GgufFamily(
+        MODEL_ARCH.GEMMA3, free_heads=True, norm_offset=1.0, windows=6, keys=WINDOW, requires=GEMMA
+    ),
+    "smollm3": GgufFamily(
+        MODEL_ARCH.SMOLLM3,
+        free_heads=True,
+        pairs=True,
+        requires=SILU | {"no_rope_layer_interval": (4,)},
+    ),
+    "granite": GgufFamily(
+        MODEL_ARCH.GRANITE,
+        free_heads=True,
+        pairs=True,
+        keys={
+            "attention_multiplier": "add_attention_scale",
+            "embedding_multiplier": "add_embedding_scale",
+            "residual_multiplier": "add_residual_scale",
+            "logits_scaling": "add_logit_scale",
+        },
+        requires=SILU,
+    ),
+    "olmo": GgufFamily(MODEL_ARCH.OLMO, pairs=True, requires=SILU | {"clip_qkv": (None,)}),
+    "olmo2": GgufFamily(MODEL_ARCH.OLMO2, requires=SILU),
+    "cohere": GgufFamily(
+        MODEL_ARCH.COMMAND_R,
+        keys={"logit_scale": "add_logit_scale"},
+        requires=SILU | {"use_qk_norm": (False,)},
+    ),
+    "stablelm": GgufFamily(
+        MODEL_ARCH.STABLELM, keys=PARALLEL, requires=SILU | {"qk_layernorm": (False,)}
+    ),
+    "nemotron": GgufFamily(
+        MODEL_ARCH.NEMOTRON, norm_offset=1.0, requires={"hidden_act": ("relu2",)}
+    ),
+    "starcoder2": GgufFamily(MODEL_ARCH.STARCODER2, requires={"hidden_act": GELU}),
+    "phi": GgufFamily(MODEL_ARCH.PHI2, requires={"hidden_act": GELU, "qk_layernorm": (False,)}),
+    "phi3": GgufFamily(MODEL_ARCH.PHI3, windows=1, keys=WINDOW, requires=SILU),
+    "gpt2": GgufFamily(
+        MODEL_ARCH.GPT2,
+        conv1d=True,
+        requires={
+            "activation_function": GELU,
+            "scale_attn_weights": (True,),
+            "scale_attn_by_inverse_layer_idx": (False,),
+        },
+    ),
+    "gpt_neox": GgufFamily(MODEL_ARCH.GPTNEOX, keys=PARALLEL, requires={"hidden_act": GELU}),
+    "bloom": GgufFamily(
+        MODEL_ARCH.BLOOM, requires={"apply_residual_connection_post_layernorm": (False,)}
+    ),
+    "falcon": GgufFamily(
+        MODEL_ARCH.FALCON,
+        requires={
+            "activation": GELU,
+            "alibi": (False,),
+            "bias": (False,),
+            "parallel_attn": (True,),
+        },
+    ),
+}

@@ -1,0 +1,332 @@
+"""Writing the GGUF file, one tensor at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gguf import (
+    GGML_QUANT_SIZES,
+    MODEL_ARCH_NAMES,
+    GGMLQuantizationType,
+    GGUFWriter,
+    LlamaFileType,
+    RopeScalingType,
+    get_tensor_name_map,
+)
+from gguf.quants import quantize
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.layouts import queries_keys_values
+from pipeline.errors import BrokenError, InputError
+from pipeline.export.gguf.families import FAMILIES, GgufFamily
+from pipeline.export.gguf.tokenizer import add_tokenizer
+from pipeline.surgery.coordinates import relaid
+from pipeline.surgery.cut import check_room
+from pipeline.surgery.safetensors_stream import StoredTensor
+
+WeightType = Literal["F32", "F16", "BF16", "Q8_0"]
+FILE_TYPES = {
+    "F32": LlamaFileType.ALL_F32,
+    "F16": LlamaFileType.MOSTLY_F16,
+    "BF16": LlamaFileType.MOSTLY_BF16,
+    "Q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
+LARGEST_F16 = 65504.0
+# Config attributes; OLMo and BLOOM have no such attribute, and this in their code or training.
+LAYER_NORM_EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+DEFAULTS = {"layer_norm_epsilon": 1e-5, "context_length": 2048}
+SUFFIXES = (".weight", ".bias")
+QUERIES, KEYS = ".self_attn.q_proj.", ".self_attn.k_proj."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A described checkpoint folder.
+
+    Attributes:
+        folder: where it is.
+        config: its config as transformers reads it.
+        architecture: the description of its family.
+        sizes: its sizes.
+        tensors: its stored tensors.
+        tokenizer: its tokenizer as transformers loads it.
+    """
+
+    folder: Path
+    config: Any
+    architecture: Architecture
+    sizes: Dimensions
+    tensors: list[StoredTensor]
+    tokenizer: Any
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    name: str
+    stored: StoredTensor
+    shape: tuple[int, ...]
+    kind: GGMLQuantizationType
+    change: Callable[[Tensor], Tensor]
+
+
+def write_gguf(
+    path: Path,
+    checkpoint: Checkpoint,
+    weight_type: WeightType,
+    about: dict[str, str],
+    pre_tokenizer: str | None,
+    advance: Callable[[float], None],
+) -> list[str]:
+    """Write a checkpoint as one GGUF file; it appears whole or not at all.
+
+    Norms and biases stay in float32, as llama.cpp's own converter has it. The same checkpoint and
+    versions give the same bytes.
+
+    Args:
+        path: file to write.
+        checkpoint: what to write.
+        weight_type: type of the matrices.
+        about: metadata keys, such as `general.name`.
+        pre_tokenizer: llama.cpp's name of the pre-tokenizer, if it is not recognised.
+        advance: called with the stored bytes of each tensor written.
+
+    Returns:
+        Names of matrices that had to stay in F16, since their rows are no multiple of a block.
+
+    Raises:
+        InputError: llama.cpp has no such model, or would compute something else.
+        BrokenError: a weight does not fit into F16.
+    """
+    family = _family(checkpoint)
+    tensors = list(_tensors(checkpoint, family, GGMLQuantizationType[weight_type]))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    writer = GGUFWriter(None, MODEL_ARCH_NAMES[family.architecture])
+    for key, value in about.items():
+        writer.add_string(key, value)
+    writer.add_file_type(FILE_TYPES[weight_type])
+    writer.add_quantization_version(2)
+    _add_sizes(writer, checkpoint, family)
+    add_tokenizer(
+        writer, checkpoint.tokenizer, checkpoint.folder, checkpoint.config.vocab_size, pre_tokenizer
+    )
+    factors = _rotary_factors(checkpoint)
+    if factors is not None:
+        writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
+    for tensor in tensors:
+        writer.add_tensor_info(
+            tensor.name, tensor.shape, np.dtype(np.float32), _bytes(tensor), tensor.kind
+        )
+    check_room(path.absolute().parent, sum(_bytes(tensor) for tensor in tensors))
+    try:
+        writer.write_header_to_file(part)
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if factors is not None:
+            writer.write_tensor_data(factors)
+        for tensor in tensors:
+            writer.write_tensor_data(_encoded(tensor))
+            advance(tensor.stored.size)
+        writer.close()
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return [t.name for t in tensors if len(t.shape) > 1 and t.kind.name != weight_type]
+
+
+def _family(checkpoint: Checkpoint) -> GgufFamily:
+    config, where = checkpoint.config, str(checkpoint.folder)
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        raise InputError(
+            f"models of the family {config.model_type!r} cannot be written as GGUF here; those of "
+            f"{', '.join(sorted(FAMILIES))} can",
+            where=where,
+        )
+    for key, values in family.requires.items():
+        if getattr(config, key, values[0]) not in values:
+            raise InputError(
+                f"llama.cpp has no {config.model_type} whose {key} is {getattr(config, key)!r}; "
+                f"it computes with {values[0]!r}",
+                where=where,
+            )
+    sizes = checkpoint.sizes
+    if not family.free_heads and sizes.heads * sizes.head_dim != sizes.hidden:
+        raise InputError(
+            f"llama.cpp's {config.model_type} wants heads · head_dim = hidden_size, this model has "
+            f"{sizes.heads} · {sizes.head_dim} and {sizes.hidden}",
+            where=where,
+            remedy="cut FFN neurons alone, or heads of another family",
+        )
+    scale = getattr(config, "query_pre_attn_scalar", None)
+    if scale is not None and scale != sizes.head_dim:
+        raise InputError(
+            f"llama.cpp scales queries by head_dim ({sizes.head_dim}), this model by "
+            f"query_pre_attn_scalar ({scale})",
+            where=where,
+        )
+    return family
+
+
+def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -> None:
+    config, sizes = checkpoint.config, checkpoint.sizes
+    writer.add_context_length(_context(config, family, str(checkpoint.folder)))
+    writer.add_embedding_length(sizes.hidden)
+    writer.add_block_count(sizes.layers)
+    writer.add_feed_forward_length(sizes.ffn)
+    writer.add_head_count(sizes.heads)
+    writer.add_head_count_kv(sizes.kv_heads)
+    writer.add_key_length(sizes.head_dim)
+    writer.add_value_length(sizes.head_dim)
+    writer.add_vocab_size(config.vocab_size)
+    if getattr(config, "rms_norm_eps", None) is not None:
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        found = [getattr(config, name, None) for name in LAYER_NORM_EPSILON]
+        stated = [value for value in found if value is not None]
+        writer.add_layer_norm_eps((stated or [DEFAULTS["layer_norm_epsilon"]])[0])
+    for key, method in family.keys.items():
+        if getattr(config, key, None) is not None:
+            getattr(writer, method)(getattr(config, key))
+    _add_rotary(writer, checkpoint)
+
+
+def _context(config: Any, family: GgufFamily, where: str) -> int:
+    """Positions for which llama.cpp computes what transformers does."""
+    positions = getattr(config, "max_position_embeddings", None) or DEFAULTS["context_length"]
+    window = getattr(config, "sliding_window", None)
+    if window is None or not getattr(config, "use_sliding_window", True):
+        return int(positions)
+    if family.windows is None:  # attends to all positions, which is the same up to the window
+        return int(min(positions, window))
+    kinds = getattr(config, "layer_types", None) or []
+    full = [kind == "full_attention" for kind in kinds]
+    if family.windows > 1 and full != [(i + 1) % family.windows == 0 for i in range(len(full))]:
+        raise InputError(
+            f"llama.cpp's {config.model_type} attends to all positions in every "
+            f"{family.windows}th layer, this model in others",
+            where=where,
+        )
+    return int(positions)
+
+
+def _add_rotary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+    rotary = getattr(checkpoint.config, "rope_parameters", None)
+    if not rotary:
+        return
+    if local := rotary.get("sliding_attention"):
+        writer.add_rope_freq_base_swa(local["rope_theta"])
+    rotary = rotary.get("full_attention", rotary)
+    share = rotary.get("partial_rotary_factor", 1.0)
+    writer.add_rope_dimension_count(int(checkpoint.sizes.head_dim * share))
+    writer.add_rope_freq_base(rotary["rope_theta"])
+    kind = rotary.get("rope_type", "default")
+    if kind == "linear":
+        writer.add_rope_scaling_type(RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rotary["factor"])
+    elif kind not in ("default", "llama3"):
+        raise InputError(
+            f"rotary positions of type {kind!r} are not written as GGUF yet; default, linear and "
+            "llama3 are",
+            where=str(checkpoint.folder),
+        )
+
+
+def _rotary_factors(checkpoint: Checkpoint) -> NDArray[np.float32] | None:
+    """What each rotary frequency is divided by in a Llama 3.1 and later."""
+    rotary = getattr(checkpoint.config, "rope_parameters", None) or {}
+    if rotary.get("rope_type") != "llama3":
+        return None
+    stretched, _ = ROPE_INIT_FUNCTIONS["llama3"](checkpoint.config, torch.device("cpu"))
+    width = 2 * len(stretched)
+    powers = torch.arange(0, width, 2, dtype=torch.float32) / width
+    factors: NDArray[np.float32] = (rotary["rope_theta"] ** -powers / stretched).numpy()
+    return factors
+
+
+def _tensors(
+    checkpoint: Checkpoint, family: GgufFamily, wanted: GGMLQuantizationType
+) -> Iterator[_Tensor]:
+    names = get_tensor_name_map(family.architecture, checkpoint.sizes.layers)
+    architecture = checkpoint.architecture
+    root = architecture.prefix.removesuffix(architecture.stored_prefix or architecture.prefix)
+    for stored in checkpoint.tensors:
+        if stored.name == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
+            continue
+        full = stored.name if stored.name.startswith("lm_head.") else root + stored.name
+        name = names.get_name(full, SUFFIXES)
+        name = name or names.get_name(full.removeprefix("transformer."), SUFFIXES)
+        if name is None:
+            raise InputError(
+                f"llama.cpp has no place for the tensor {stored.name!r}",
+                where=str(stored.file),
+            )
+        change = _change(checkpoint, family, full)
+        shape = tuple(change(torch.empty(stored.shape, device="meta")).shape)
+        yield _Tensor(name, stored, shape, _kind(shape, wanted), change)
+
+
+def _kind(shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
+    if len(shape) == 1:
+        return GGMLQuantizationType.F32
+    if shape[-1] % GGML_QUANT_SIZES[wanted][0]:
+        return GGMLQuantizationType.F16
+    return wanted
+
+
+def _bytes(tensor: _Tensor) -> int:
+    block, size = GGML_QUANT_SIZES[tensor.kind]
+    return int(np.prod(tensor.shape)) // block * size
+
+
+def _change(checkpoint: Checkpoint, family: GgufFamily, name: str) -> Callable[[Tensor], Tensor]:
+    """How llama.cpp wants a tensor, given by its module's name."""
+    sizes, architecture = checkpoint.sizes, checkpoint.architecture
+    layout = None
+    for cut in architecture.attention.inputs:
+        if name.endswith(cut.tensor) and "query_key_value" in cut.tensor:
+            layout = list(relaid(cut.layout, queries_keys_values, sizes))
+
+    def change(tensor: Tensor) -> Tensor:
+        if family.conv1d and tensor.ndim == 2 and ".h." in name:
+            tensor = tensor.T
+        if family.norm_offset and "norm" in name and name.endswith(".weight"):
+            tensor = tensor.float() + family.norm_offset
+        if family.pairs and QUERIES in name:
+            tensor = _in_pairs(tensor, sizes.heads)
+        if family.pairs and KEYS in name:
+            tensor = _in_pairs(tensor, sizes.kv_heads)
+        if layout is not None:
+            tensor = tensor[layout]
+        return tensor
+
+    return change
+
+
+def _in_pairs(tensor: Tensor, heads: int) -> Tensor:
+    """Rows of each head, so that what rotates together stands side by side."""
+    halves = tensor.unflatten(0, (heads, 2, -1))
+    pairs: Tensor = halves.transpose(1, 2).flatten(0, 2)
+    return pairs
+
+
+def _encoded(tensor: _Tensor) -> NDArray[Any]:
+    values = tensor.change(tensor.stored.read()).float().contiguous()
+    if tensor.kind == GGMLQuantizationType.F16 and values.abs().max() > LARGEST_F16:
+        raise BrokenError(
+            f"{tensor.name} holds values beyond {LARGEST_F16:g}, the largest of F16",
+            where=str(tensor.stored.file),
+            remedy="choose --type BF16 or F32",
+        )
+    if tensor.kind == GGMLQuantizationType.F32:
+        return values.numpy()
+    encoded: NDArray[Any] = quantize(values.numpy(), tensor.kind)
+    return encoded

@@ -1,0 +1,119 @@
+"""Export: a checkpoint as one GGUF file, which real llama.cpp can be asked to agree with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast, get_args
+
+from pipeline.cache import digest_of_file
+from pipeline.errors import InputError
+from pipeline.export.gguf.file import Checkpoint, WeightType, write_gguf
+from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
+from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.manifest import read_manifest
+from pipeline.progress import Progress
+from pipeline.sources.models import ResolvedModel
+from pipeline.sources.releases import fetch_release
+from pipeline.stages.base import Base, load_model, open_base
+
+TOKENS = 20  # that both continue each prompt by
+PROMPTS = (
+    "The capital of France is",
+    "Once upon a time, in 1984,",
+    "To bake bread, you need",
+    "def add(a, b):\n    ",
+)
+
+
+def export_gguf(
+    reference: str,
+    wanted: str,
+    out: Path | None,
+    pre_tokenizer: str | None,
+    compare: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Write a checkpoint as GGUF; JSON-able result.
+
+    Args:
+        reference: folder or Hub id of a checkpoint: a release, or any other.
+        wanted: type of the matrices.
+        out: the file; default: beside the checkpoint's folder, named after it and the type.
+        pre_tokenizer: llama.cpp's name of the tokenizer's first step, if it is not recognised.
+        compare: run the file in llama.cpp and compare it with the checkpoint.
+        progress: where to report.
+
+    Raises:
+        InputError: there is no such checkpoint, or llama.cpp has no such model.
+        BrokenError: the disk has no room, or llama.cpp cannot run the file.
+    """
+    weight_type = _known(wanted)
+    with progress.stage("Checkpoint"):
+        folder = fetch_release(reference, progress)
+        base = open_base(ResolvedModel(folder, reference, {}, "", None))
+    path = out or Path(f"{folder.name}-{weight_type}.gguf")
+    if out is None and Path(reference).is_dir():
+        path = folder.resolve().with_name(path.name)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise InputError("this is no place for a file", where=str(path), remedy="name a .gguf file")
+    checkpoint = Checkpoint(
+        folder,
+        base.config,
+        base.architecture,
+        base.dimensions,
+        list(base.tensors.values()),
+        base.tokenizer,
+    )
+    total = sum(tensor.size for tensor in checkpoint.tensors)
+    with progress.stage("GGUF"), progress.bar("writing", total, "bytes") as advance:
+        about = _about(folder)
+        kept = write_gguf(path, checkpoint, weight_type, about, pre_tokenizer, advance)
+    agreement = None
+    if compare:
+        with progress.stage("llama.cpp"):
+            agreement = _compared(path, base)
+    return {
+        "checkpoint": str(folder),
+        "file": str(path),
+        "type": weight_type,
+        "bytes": path.stat().st_size,
+        "sha256": digest_of_file(path),
+        "tensors_in_f16": kept,
+        "llama_cpp": asdict(agreement) if agreement else None,
+        "agrees": agreement.holds(weight_type) if agreement else None,
+    }
+
+
+def _known(wanted: str) -> WeightType:
+    for name in get_args(WeightType):
+        if name == wanted.upper():
+            return cast(WeightType, name)
+    raise InputError(
+        f"{wanted!r} is no type that can be written",
+        where="--type",
+        remedy=f"choose {', '.join(get_args(WeightType))}; llama-quantize makes the others of an "
+        "F16 file",
+    )
+
+
+def _about(folder: Path) -> dict[str, str]:
+    """Where the file comes from, as keys of its metadata."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        return {"general.name": folder.name}
+    about = {
+        "general.name": f"{manifest['base']['name']}, {manifest['name']}",
+        "general.description": manifest["description"],
+        "unlearn.manifest_sha256": digest_of_file(folder / MANIFEST),
+        "unlearn.verdict": manifest["verdict"],
+    }
+    if manifest["base"]["licence"]:
+        about["general.license"] = manifest["base"]["licence"]
+    return about
+
+
+def _compared(path: Path, base: Base, prompts: Sequence[str] = PROMPTS) -> Agreement:
+    model = load_model(base.model.path, "float32")
+    return compare_with_llama_cpp(path, model, base.tokenizer, prompts, TOKENS)

@@ -1,0 +1,253 @@
+"""GGUF files in real llama.cpp, against the checkpoints that they were made from."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+from evaluation.tiny import sentences
+from gguf import GGMLQuantizationType, GGUFReader
+from tiny_models import base_of, cut, load, make_model, random_plan
+from transformers import AutoTokenizer, LlamaTokenizer
+
+from pipeline.errors import BrokenError, InputError
+from pipeline.export.gguf import families, llama_cpp
+from pipeline.export.gguf.file import Checkpoint, WeightType, write_gguf
+from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
+from pipeline.stages.base import Base
+
+TinyBase = Callable[..., Base]
+TEXTS = ("the cat sat on 12", "def x ( y ) : return z")
+TIED: dict[str, Any] = {"tie_word_embeddings": True}
+# What llama.cpp has of a family, where it is not what the other tests' tiny model has.
+CONFIGS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma": TIED,
+    "gemma2": TIED,
+    "gemma3_text": TIED | {"num_hidden_layers": 7},
+    "smollm3": {"num_hidden_layers": 5},
+    "granite": {},
+    "olmo": {},
+    "olmo2": {},
+    "cohere": TIED | {"use_qk_norm": False},
+    "stablelm": {"qk_layernorm": False},
+    "nemotron": {},
+    "starcoder2": {},
+    "phi": {},
+    "phi3": {},
+    "gpt2": {},
+    "gpt_neox": {},
+    "bloom": TIED,
+    "falcon_groups": TIED,
+    "falcon_one_key": TIED,
+}
+
+
+def checkpoint_of(base: Base) -> Checkpoint:
+    tensors = list(base.tensors.values())
+    folder, sizes = base.model.path, base.dimensions
+    return Checkpoint(folder, base.config, base.architecture, sizes, tensors, base.tokenizer)
+
+
+def write(base: Base, path: Path, kind: WeightType = "F32", pre: str | None = None) -> list[str]:
+    return write_gguf(
+        path, checkpoint_of(base), kind, {"general.name": "tiny"}, pre, lambda _: None
+    )
+
+
+def agreement(base: Base, path: Path, tokens: int = 12) -> Agreement:
+    model = load(base.model.path, torch.float32)
+    return compare_with_llama_cpp(path, model, base.tokenizer, TEXTS, tokens)
+
+
+@pytest.mark.parametrize("family", CONFIGS)
+def test_llama_cpp_runs_a_cut_checkpoint_of_every_family(
+    tiny_base: TinyBase, tmp_path: Path, family: str
+) -> None:
+    whole = tiny_base(family, **CONFIGS[family])
+    known = families.FAMILIES[whole.config.model_type]
+    groups = 2 if known.free_heads else 0
+    plan = random_plan(whole.dimensions, 1, ffn=32, groups=groups)
+    cut(whole, tmp_path / "cut", plan)
+    base = base_of(tmp_path / "cut")
+    write(base, tmp_path / "cut.gguf")
+    found = agreement(base, tmp_path / "cut.gguf")
+    assert (found.same_tokens, found.same_tokenization) == (24, 2)
+    assert found.max_difference < 0.02 and found.holds("F32")
+
+
+def test_every_described_family_is_tested() -> None:
+    types = {"falcon" if name.startswith("falcon") else name for name in CONFIGS}
+    assert types == set(families.FAMILIES)
+
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("llama", {"attention_bias": True, "mlp_bias": True}),
+        ("llama", {"rope_parameters": LLAMA3}),
+        ("llama", {"rope_parameters": LINEAR}),
+        ("llama", TIED),
+        ("gpt_neox", {"use_parallel_residual": False}),
+        ("stablelm", {"qk_layernorm": False, "use_parallel_residual": True}),
+    ],
+    ids=["biases", "llama3", "linear", "tied", "sequential", "parallel"],
+)
+def test_variants(tiny_base: TinyBase, tmp_path: Path, family: str, config: Any) -> None:
+    base = tiny_base(family, **config)
+    write(base, tmp_path / "m.gguf")
+    assert agreement(base, tmp_path / "m.gguf").max_difference < 0.02
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
+def test_types(tiny_base: TinyBase, tmp_path: Path, kind: WeightType) -> None:
+    base = tiny_base("llama", hidden_size=64, num_attention_heads=8, num_key_value_heads=4)
+    assert write(base, tmp_path / "m.gguf", kind) == []
+    reader = GGUFReader(tmp_path / "m.gguf")
+    stored = {len(t.shape): t.tensor_type for t in reader.tensors}
+    assert stored == {1: GGMLQuantizationType.F32, 2: GGMLQuantizationType[kind]}
+    assert agreement(base, tmp_path / "m.gguf").holds(kind)
+
+
+def test_rows_that_do_not_fill_blocks_stay_in_f16(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = tiny_base("llama", intermediate_size=64)  # hidden_size 48
+    left = write(base, tmp_path / "m.gguf", "Q8_0")
+    assert "blk.0.attn_q.weight" in left and "blk.0.ffn_down.weight" not in left
+    assert agreement(base, tmp_path / "m.gguf").holds("Q8_0")
+
+
+def test_the_same_checkpoint_gives_the_same_bytes(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = tiny_base("qwen3", dtype=torch.bfloat16)
+    for name in ("one", "two"):
+        write(base, tmp_path / name, "F16")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_rows_in_the_wrong_order_are_noticed(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base("llama")
+    wrong = families.GgufFamily(families.MODEL_ARCH.LLAMA, pairs=False, free_heads=True)
+    monkeypatch.setitem(families.FAMILIES, "llama", wrong)
+    write(base, tmp_path / "m.gguf")
+    found = agreement(base, tmp_path / "m.gguf")
+    assert not any(found.holds(kind) for kind in llama_cpp.TOLERANCES if kind != "Q8_0")
+
+
+@pytest.mark.parametrize("kind", [LlamaTokenizer, AutoTokenizer], ids=["space first", "none"])
+def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
+    folder = make_model(tmp_path / "m", "mistral", vocab_size=420)
+    for old in folder.glob("tokenizer*"):
+        old.unlink()
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(sentences(200)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(folder / "tokenizer"),
+        vocab_size=380,
+        model_type="bpe",
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    kind.from_pretrained(folder).save_pretrained(folder)
+    base = base_of(folder)
+    write(base, tmp_path / "m.gguf")
+    found = agreement(base, tmp_path / "m.gguf")
+    assert (found.same_tokenization, found.same_tokens) == (2, 24)
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(InputError, match=r"tokenizer is BPE without a tokenizer\.model"):
+        write(base_of(folder), tmp_path / "n.gguf")
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "message"),
+    [
+        ("opt", {}, "family 'opt' cannot be written as GGUF here; those of bloom, cohere"),
+        ("llama", {"hidden_act": "gelu"}, "no llama whose hidden_act is 'gelu'; it computes with"),
+        ("qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2}, "wants heads · head_dim"),
+        ("gemma2", TIED | {"query_pre_attn_scalar": 4}, r"by query_pre_attn_scalar \(4\)"),
+        ("gemma2", {}, "no place for the tensor 'lm_head.weight'"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rotary positions of type 'dynamic' are not written",
+        ),
+        (
+            "gemma3_text",
+            TIED | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
+            "attends to all positions in every 6th layer",
+        ),
+    ],
+)
+def test_what_llama_cpp_does_not_compute_is_refused(
+    tiny_base: TinyBase, tmp_path: Path, family: str, config: Any, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        write(tiny_base(family, **config), tmp_path / "m.gguf")
+    assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
+
+
+def test_positions_end_with_a_window_that_llama_cpp_does_not_have(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    write(tiny_base("mistral", sliding_window=40), tmp_path / "m.gguf")
+    reader = GGUFReader(tmp_path / "m.gguf")
+    assert reader.fields["llama.context_length"].contents() == 40
+
+
+def test_an_unknown_pre_tokenizer_can_be_named(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = base_of(tiny_base("llama").model.path)
+    tokenizer = base.tokenizer.backend_tokenizer
+    tokenizer.pre_tokenizer = type(tokenizer.pre_tokenizer)(add_prefix_space=True)
+    with pytest.raises(InputError, match="pre-tokenizer is not one") as caught:
+        write(base, tmp_path / "m.gguf")
+    assert "--pre-tokenizer" in caught.value.remedy
+    write(base, tmp_path / "m.gguf", pre="gpt-2")
+
+
+def test_a_value_beyond_half_precision_is_refused(tiny_base: TinyBase, tmp_path: Path) -> None:
+    base = tiny_base("llama")
+    model = load(base.model.path, torch.float32)
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = 1e6
+    folder = tmp_path / "huge"
+    shutil.copytree(base.model.path, folder)
+    model.save_pretrained(folder)
+    with pytest.raises(BrokenError, match=r"blk\.1\.ffn_up\.weight holds values beyond 65504"):
+        write(base_of(folder), tmp_path / "m.gguf", "F16")
+    assert not (tmp_path / "m.gguf").exists() and not list(tmp_path.glob(".m*"))
+
+
+def test_what_llama_cpp_cannot_load_is_an_error(
+    tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = tiny_base("llama")
+    write(base, tmp_path / "m.gguf")
+    data = (tmp_path / "m.gguf").read_bytes()
+    (tmp_path / "m.gguf").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BrokenError, match=r"llama\.cpp cannot run this file .*corrupted"):
+        agreement(base, tmp_path / "m.gguf")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(InputError, match="xllamacpp") as caught:
+        agreement(base, tmp_path / "m.gguf")
+    assert "unlearn-pipeline[gguf]" in caught.value.remedy

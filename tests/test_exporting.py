@@ -1,0 +1,50 @@
+"""The command that writes GGUF."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from command import Unlearn
+from gguf import GGUFReader
+
+from pipeline.cache import digest_of_file
+from pipeline.export.manifest import NAME as MANIFEST
+
+
+def test_a_release_becomes_one_file_beside_it(release: Any, unlearn: Unlearn) -> None:
+    made = release()
+    result = unlearn("export", made.folder, "--type", "bf16", "--compare", "--quiet", "--json")
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[-1])
+    path = made.folder.with_name(f"{made.folder.name}-BF16.gguf")
+    assert (found["file"], found["agrees"]) == (str(path), True)
+    assert found["sha256"] == digest_of_file(path)
+    fields = GGUFReader(path).fields
+    assert fields["unlearn.manifest_sha256"].contents() == digest_of_file(made.folder / MANIFEST)
+    assert fields["unlearn.verdict"].contents() in ("PASS", "FAIL", "INCONCLUSIVE", "UNJUDGED")
+    assert made.verify()[0] == 0  # nothing was written into the release
+
+
+def test_a_checkpoint_without_a_manifest_and_a_name_of_ones_own(
+    release: Any, unlearn: Unlearn, tmp_path: Path
+) -> None:
+    folder = tmp_path / "plain"
+    shutil.copytree(release().base, folder)
+    result = unlearn("export", folder, "--out", tmp_path / "own.gguf", "--quiet")
+    assert result.code == 0 and "SHA-256" in result.out
+    assert (tmp_path / "own.gguf").stat().st_size > 1000
+
+
+def test_bad_input(release: Any, unlearn: Unlearn, tmp_path: Path) -> None:
+    folder = release().folder
+    for arguments, message in (
+        (("nowhere",), "no such"),
+        ((folder, "--type", "Q2"), "choose F32, F16, BF16, Q8_0"),
+        ((folder, "--out", tmp_path), "no place for a file"),
+        ((folder, "--out", tmp_path / "a/b.gguf"), "no place for a file"),
+    ):
+        result = unlearn("export", *arguments, "--quiet")
+        assert result.code == 2 and message in result.err and "Traceback" not in result.err
