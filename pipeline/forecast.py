@@ -126,14 +126,15 @@ def _stored_after(
     """Sizes of the checkpoint; under the policy `padded` the widest layer may be as before."""
     if recipe.select.policy == "uniform":
         return kept
+    ffn = kept.ffn if recipe.select.policy == "ragged" else sizes.ffn
     if can_have_heads(architecture, sizes, kept.heads):
-        return replace(kept, ffn=sizes.ffn)
-    return sizes
+        return replace(kept, ffn=ffn)
+    return replace(sizes, ffn=ffn)
 
 
 def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str]:
     lines = []
-    padded = recipe.select.policy == "padded"
+    policy = recipe.select.policy
     for kind, name in (
         ("ffn", "FFN neurons"),
         ("heads", "query heads"),
@@ -141,14 +142,18 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
     ):
         total, left = getattr(sizes, kind), getattr(kept, kind)
         gone = total - left
-        mean = " on average" if padded and kind == "ffn" and gone else ""
+        mean = " on average" if policy != "uniform" and kind == "ffn" and gone else ""
         lines.append(
             f"{name}: {total:,} → {left:,}{mean} in each of {sizes.layers} layers "
             f"({gone * sizes.layers:,} of {total * sizes.layers:,} removed, {gone / total:.1%})"
         )
-        if mean:
+        if mean and policy == "padded":
             lines[-1] += "; narrower layers are filled with zeros up to the widest (policy padded)"
-        elif kind == "ffn" and abs(gone / total - recipe.select.ffn.fraction) > 5e-4:
+        elif (
+            policy == "uniform"
+            and kind == "ffn"
+            and abs(gone / total - recipe.select.ffn.fraction) > 5e-4
+        ):
             lines[-1] += (
                 f"; {recipe.select.ffn.fraction:.1%} asked, widths are multiples of "
                 f"{recipe.select.ffn.multiple_of}"

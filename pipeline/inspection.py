@@ -83,7 +83,7 @@ def _by_kind(
 
 def _ffn_widths(architecture: Architecture, sizes: Dimensions) -> str:
     if architecture.feed_forward.width is None:
-        return f"{sizes.ffn} only; policy padded leaves zeros in the place of neurons"
+        return f"{sizes.ffn} only; policy padded leaves zeros in their place, ragged cuts them"
     return f"any from 1 to {sizes.ffn}; a recipe rounds to multiples of {MULTIPLE}"
 
 
@@ -101,7 +101,9 @@ def _head_counts(architecture: Architecture, sizes: Dimensions) -> dict[str, Any
         for way, counts in ways.items()
     }
     if not any(legal.values()):
-        legal["note"] = "no smaller number; policy padded leaves zeros in the place of heads"
+        legal["note"] = "no smaller number; policy padded leaves zeros in their place"
+        if architecture.attention.counts is not None:
+            legal["note"] += ", ragged cuts them"
     return legal
 
 

@@ -228,11 +228,13 @@ class AttentionSelection(UnitSelection):
 class Select(Section):
     """Which units are removed."""
 
-    policy: Literal["uniform", "padded"] = Field(
+    policy: Literal["uniform", "padded", "ragged"] = Field(
         "uniform",
         description="Shape policy: `uniform` keeps the same number of neurons in every layer; "
         "`padded` ranks the neurons of all layers together, and fills narrower layers with zeros "
-        "up to the widest. Heads that the model's config cannot leave out are zeros too.",
+        "up to the widest (heads that the model's config cannot leave out are zeros too); `ragged` "
+        "ranks neurons, and key/value groups, of all layers together, and gives each layer its own "
+        "width, which takes a modeling file in the checkpoint (`trust_remote_code`).",
     )
     steps: Count = Field(
         1,

@@ -19,12 +19,12 @@ from safetensors import SafetensorError
 
 from pipeline.cache import Cache, digest_of_file
 from pipeline.errors import InputError
-from pipeline.export.checkpoint import pruned_config
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
 from pipeline.export.manifest_schema import FORMAT, problems
 from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
+from pipeline.export.ragged import MODELING_FILE
 from pipeline.progress import Progress
 from pipeline.recipe import Model
 from pipeline.recipe_file import LoadedRecipe, list_recipes, load_recipe
@@ -40,9 +40,9 @@ from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
 from pipeline.stages.base import Base, open_base
 from pipeline.stages.choose import choose, compensate
+from pipeline.stages.cut import cuts_and_config
 from pipeline.stages.measure import Measurer
 from pipeline.stages.texts import prepare
-from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import parameters_of
 from pipeline.surgery.safetensors_stream import INDEX_NAME, SINGLE_NAME, StoredTensor
 
@@ -218,7 +218,9 @@ def verify(
         findings.append(Finding(MANIFEST, "base.licence is {}, found {}".format(*licences)))
     if recompute and own is not None and plan is not None:
         with progress.stage("Scoring and compensation anew"):
-            findings += _recompute(folder, base, plan, report, own, cache, progress, notes)
+            findings += _recompute(
+                folder, manifest, base, plan, report, own, cache, progress, notes
+            )
     decision: Decision = "VERIFIED"
     if findings:
         decision = "DIFFERENT"
@@ -290,10 +292,10 @@ def _compare(
         maps = stored_maps(folder)
     except SafetensorError as error:
         return [*findings, Finding(MAPS, f"cannot be read ({error})")], TensorReport()
-    config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
     if not released:
         return findings, TensorReport()
-    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
+    ragged = _said_ragged(manifest)
+    cuts, config = cuts_and_config(base, plan, ragged=ragged)
     cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
     said = _said_compensated(manifest)
     projections = _output_projections(base)
@@ -310,7 +312,8 @@ def _compare(
         what = "stands beside an index of other weight files: loaders differ in which they read"
         findings.append(Finding(SINGLE_NAME, what))
     weights = frozenset({INDEX_NAME, *(tensor.file.name for tensor in released)})
-    findings += check_contents(folder, base.model.path, config, weights)
+    code = (MODELING_FILE,) if ragged else ()
+    findings += check_contents(folder, base.model.path, config, weights, code)
     findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
     return findings, report
 
@@ -355,6 +358,7 @@ def _check_weights_digest(
 
 def _recompute(
     folder: Path,
+    manifest: dict[str, Any],
     base: Base,
     plan: Plan,
     report: TensorReport,
@@ -378,7 +382,7 @@ def _recompute(
     released, _ = weight_files(folder)
     by_name = {tensor.name: tensor for tensor in released}
     names = sorted({*report.compensated, *report.unverified})
-    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
+    cuts, _ = cuts_and_config(base, plan, ragged=_said_ragged(manifest))
     findings, largest = check_recomputed(base.tensors, by_name, cuts, maps, names)
     if names and not findings:
         notes.append(
@@ -392,6 +396,13 @@ def _said_compensated(manifest: dict[str, Any]) -> set[str]:
     tensors = manifest.get("tensors")
     names = tensors.get("compensated") if isinstance(tensors, dict) else None
     return {str(name) for name in names} if isinstance(names, list) else set()
+
+
+def _said_ragged(manifest: dict[str, Any]) -> bool:
+    """Whether layers may differ in width; if it is not so, config and tensors differ."""
+    recipe = manifest.get("recipe")
+    select = recipe.get("select") if isinstance(recipe, dict) else None
+    return isinstance(select, dict) and select.get("policy") == "ragged"
 
 
 def _output_projections(base: Base) -> set[str]:

@@ -16,6 +16,7 @@ from tiny_models import FAMILIES, LLAMA_LIKE
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
+from pipeline.export.ragged import MODELING_FILE
 from pipeline.stages.base import Base
 
 TinyBase = Callable[..., Base]
@@ -54,13 +55,14 @@ def move_unit(manifest: dict[str, Any]) -> None:
     layer[:] = sorted([*layer[1:], absent])
 
 
+@pytest.mark.parametrize("policy", ["padded", "ragged"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_release_of_every_family_is_made_and_verified(
-    release: Any, tiny_base: TinyBase, family: str
+    release: Any, tiny_base: TinyBase, family: str, policy: str
 ) -> None:
     """Neurons of all layers ranked together, and heads that may have to be zeros."""
     base = tiny_base(family)
-    overrides = ["select.policy=padded"]
+    overrides = [f"select.policy={policy}"]
     if not base.architecture.attention.untouchable:
         unit = "query_head" if base.dimensions.kv_heads == 1 else "kv_group"
         overrides += ["select.attention.fraction=0.4", f"select.attention.unit={unit}"]
@@ -73,6 +75,39 @@ def test_a_release_of_every_family_is_made_and_verified(
     renew_manifest(made.folder)
     code, found = made.verify()
     assert (code, len(found["findings"])) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        (lambda path: path.write_text(path.read_text() + "\n# evil\n"), MODELING_FILE.name),
+        (lambda path: path.unlink(), MODELING_FILE.name),
+        (lambda path: _set_attribute(path.with_name("config.json")), "config.json"),
+        (lambda path: _say_uniform(path.with_name(MANIFEST)), "config.json"),
+    ],
+    ids=["edited", "missing", "attribute", "said to be uniform"],
+)
+def test_code_and_config_of_a_ragged_release(
+    release: Any, change: Callable[[Path], object], where: str
+) -> None:
+    made = release("llama", "select.policy=ragged")
+    assert made.verify()[0] == 0
+    change(made.folder / MODELING_FILE.name)
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert code == 1 and where in [finding["where"] for finding in found["findings"]]
+
+
+def _set_attribute(config: Path) -> None:
+    content = read_json(config)
+    content["ragged"]["attributes"]["model.layers.0.self_attn"] = {"scaling": 2.0}
+    write_json(config, content)
+
+
+def _say_uniform(manifest: Path) -> None:
+    content = read_json(manifest)
+    content["recipe"]["select"]["policy"] = "uniform"
+    write_json(manifest, content)
 
 
 @pytest.mark.parametrize("family", LLAMA_LIKE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.architectures.description import Dimensions
 from pipeline.cache import digest_of_file, write_json
-from pipeline.export.checkpoint import copy_companions, pruned_config
+from pipeline.export.checkpoint import copy_companions
+from pipeline.export.ragged import MODELING_FILE, model_class
 from pipeline.selection.plan import LayerPlan, Plan
 from pipeline.sources.models import ResolvedModel
 from pipeline.stages.base import Base, open_base
+from pipeline.stages.cut import cuts_and_config
 from pipeline.surgery.compensation import CompensationMap
-from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 from pipeline.surgery.masking import masked
 
@@ -133,7 +135,7 @@ def base_of(folder: Path) -> Base:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float64) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    return model_class(folder).from_pretrained(folder, dtype=dtype).eval()
 
 
 def random_plan(
@@ -165,15 +167,18 @@ def cut(
     target: Path,
     plan: Plan,
     maps: Mapping[str, CompensationMap] | None = None,
+    *,
+    ragged: bool = False,
     **settings: Any,
 ) -> SurgeryReport:
     """Write the whole checkpoint of a plan."""
     target.mkdir(parents=True, exist_ok=True)
-    cuts = tensor_cuts(base.architecture, base.dimensions, plan)
+    cuts, config = cuts_and_config(base, plan, ragged=ragged)
     report = cut_checkpoint(base.model.path, target, cuts, maps or {}, lambda _: None, **settings)
-    config = pruned_config(base.model.path, base.architecture, base.dimensions, plan)
     write_json(target / "config.json", config)
     copy_companions(base.model.path, target)
+    if ragged:
+        shutil.copyfile(MODELING_FILE, target / MODELING_FILE.name)
     return report
 
 

@@ -79,6 +79,21 @@ class FeedForward:
 
 
 @dataclass(frozen=True)
+class HeadCount:
+    """A module's attribute that follows from the number of heads, for the ragged export.
+
+    Attributes:
+        module: the module, in the layer.
+        attribute: its name; `config.…` if the module reads it from the model's config.
+        value: its value in a layer of such sizes.
+    """
+
+    module: str
+    attribute: str
+    value: Callable[[Dimensions], int]
+
+
+@dataclass(frozen=True)
 class Attention:
     """Where attention heads live in a layer.
 
@@ -92,6 +107,8 @@ class Attention:
         head_dim: config attribute that holds the width of a head; written when heads are cut. None
             if it follows from the number of heads.
         output_axis: axis of the output projection's weight along which its inputs lie.
+        counts: attributes that count heads, by which a layer of a ragged checkpoint can have fewer
+            than its config says; None if it cannot.
         untouchable: why no head can be removed at all; empty if heads can be.
     """
 
@@ -102,6 +119,7 @@ class Attention:
     key_value_heads: str | int = "num_key_value_heads"
     head_dim: str | None = "head_dim"
     output_axis: int = 1
+    counts: tuple[HeadCount, ...] | None = None
     untouchable: str = ""
 
 

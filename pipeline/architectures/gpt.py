@@ -6,7 +6,13 @@ stock checkpoint.
 
 from __future__ import annotations
 
-from pipeline.architectures.description import Architecture, Attention, Cut, FeedForward
+from pipeline.architectures.description import (
+    Architecture,
+    Attention,
+    Cut,
+    FeedForward,
+    HeadCount,
+)
 from pipeline.architectures.layouts import (
     codegen_blocks,
     groups_of_queries_key_value,
@@ -36,6 +42,10 @@ GPT2 = Architecture(
         head_counts="fixed",
         key_value_heads="num_attention_heads",
         head_dim=None,
+        counts=(
+            HeadCount("attn", "num_heads", lambda sizes: sizes.heads),
+            HeadCount("attn", "split_size", lambda sizes: sizes.heads * sizes.head_dim),
+        ),
     ),
 )
 
@@ -58,6 +68,7 @@ GPT_NEO = Architecture(
         head_counts="fixed",
         key_value_heads="num_attention_heads",
         head_dim=None,
+        counts=(HeadCount("attn.attention", "num_heads", lambda sizes: sizes.heads),),
     ),
 )
 
@@ -82,6 +93,7 @@ GPTJ = Architecture(
         head_counts="fixed",
         key_value_heads="num_attention_heads",
         head_dim=None,
+        counts=(HeadCount("attn", "num_attention_heads", lambda sizes: sizes.heads),),
     ),
 )
 
@@ -119,6 +131,7 @@ OPT = Architecture(
         head_counts="fixed",
         key_value_heads="num_attention_heads",
         head_dim=None,
+        counts=(HeadCount("self_attn", "num_heads", lambda sizes: sizes.heads),),
     ),
 )
 
@@ -157,6 +170,7 @@ GPT_NEOX = Architecture(
         head_counts="fixed",
         key_value_heads="num_attention_heads",
         head_dim=None,
+        counts=(),
     ),
 )
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from pipeline.architectures.description import Architecture, Attention, Cut, FeedForward
+from pipeline.architectures.description import (
+    Architecture,
+    Attention,
+    Cut,
+    FeedForward,
+    HeadCount,
+)
 from pipeline.architectures.layouts import (
     each_key_value_head,
     each_query_head,
@@ -29,6 +35,8 @@ SEPARATE = (
     Cut("self_attn.v_proj.bias", key_value_heads, optional=True),
 )
 
+GROUP = HeadCount("self_attn", "num_key_value_groups", lambda sizes: sizes.heads_per_group)
+
 LLAMA = Architecture(
     # The config validators of these refuse a head count that does not divide hidden_size.
     model_types=("llama", "gemma2", "gemma3_text"),
@@ -43,7 +51,12 @@ LLAMA = Architecture(
             Cut("mlp.up_proj.bias", neurons, optional=True),
         ),
     ),
-    attention=Attention(output="self_attn.o_proj", inputs=SEPARATE, head_counts="divides_hidden"),
+    attention=Attention(
+        output="self_attn.o_proj",
+        inputs=SEPARATE,
+        head_counts="divides_hidden",
+        counts=(GROUP,),
+    ),
 )
 
 LLAMA_LIKE = replace(
@@ -69,7 +82,7 @@ COHERE = replace(
 STABLELM = replace(
     LLAMA_LIKE,
     model_types=("stablelm",),
-    attention=replace(LLAMA_LIKE.attention, head_counts="fixed", head_dim=None),
+    attention=replace(LLAMA_LIKE.attention, head_counts="fixed", head_dim=None, counts=None),
 )
 
 OLMO2 = replace(
@@ -127,6 +140,11 @@ PHI3 = replace(
     attention=replace(
         LLAMA_LIKE.attention,
         inputs=(Cut("self_attn.qkv_proj.weight", queries_keys_values),),
+        counts=(
+            GROUP,
+            HeadCount("self_attn", "num_key_value_heads", lambda sizes: sizes.kv_heads),
+            HeadCount("self_attn", "config.num_attention_heads", lambda sizes: sizes.heads),
+        ),
     ),
 )
 

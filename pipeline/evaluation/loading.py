@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError, UnlearnError
+from pipeline.export.ragged import model_class
 
 # The files beside the weights that decide what a model reads and answers.
 MODEL_FILES = (
@@ -55,7 +56,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
-    """Load model and tokenizer of a checkpoint, without remote code.
+    """Load model and tokenizer of a checkpoint, without running code that comes with it.
 
     Raises:
         InputError: one of them cannot be loaded.
@@ -63,7 +64,7 @@ def load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
     tokenizer = load_tokenizer(folder)
     model: Any
     with explained("model", folder):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = model_class(folder).from_pretrained(
             folder,
             dtype=getattr(torch, dtype),
             local_files_only=True,

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
 from pipeline.architectures.registry import (
@@ -26,6 +26,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.loading import explained, load_tokenizer
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
+from pipeline.export.ragged import model_class
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
 from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
@@ -91,7 +92,7 @@ def load_model(folder: Path, dtype: str) -> nn.Module:
     """
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
     with quiet(), explained("model", folder):
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = model_class(folder).from_pretrained(
             folder, dtype=getattr(torch, dtype), output_loading_info=True, **placement
         )
     model, info = loaded

@@ -16,7 +16,7 @@ from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
 from pipeline.scoring.importance import head_importance, unit_importance
 from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores, uniform
-from pipeline.selection.padded import keep_lowest_overall
+from pipeline.selection.overall import keep_lowest_overall, keep_multiples_overall
 from pipeline.selection.plan import LayerPlan, Plan, complement
 from pipeline.stages.base import Base
 from pipeline.stages.measure import Measurement, Measurer
@@ -27,12 +27,21 @@ from pipeline.surgery.masking import Maps, masked
 
 @dataclass(frozen=True)
 class Choice:
-    """The plan, how to compensate it, and what it was chosen from."""
+    """The plan, how to compensate it, and what it was chosen from.
+
+    Attributes:
+        plan: what is kept.
+        maps: how it stands in for the rest.
+        measurement: statistics that it was chosen from.
+        score_summary: of the scores of all units and of the removed ones.
+        ragged: layers of the checkpoint may differ in width.
+    """
 
     plan: Plan
     maps: Maps
     measurement: Measurement
     score_summary: dict[str, dict[str, float]]
+    ragged: bool
 
 
 def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Choice:
@@ -49,7 +58,7 @@ def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -
         maps = compensate(base, recipe, measurement, plan, progress)
     assert plan is not None and measurement is not None
     measurer.release()
-    return Choice(plan, maps, measurement, summary)
+    return Choice(plan, maps, measurement, summary, recipe.select.policy == "ragged")
 
 
 def compensate(
@@ -81,7 +90,7 @@ def legal_heads(
     recipe: Recipe, architecture: Architecture, sizes: Dimensions
 ) -> Callable[[int], bool]:
     """Whether a checkpoint can have a number of query heads, by the recipe's shape policy."""
-    if recipe.select.policy == "padded":
+    if recipe.select.policy != "uniform":
         return lambda _: True
     return partial(can_have_heads, architecture, sizes)
 
@@ -138,6 +147,8 @@ def _plan(
         multiple = recipe.select.ffn.multiple_of
         if recipe.select.policy == "padded":
             ffn = keep_lowest_overall(scores_LU, fraction, multiple, protected_LU)
+        elif recipe.select.policy == "ragged":
+            ffn = keep_multiples_overall(scores_LU, fraction, multiple, protected_LU)
         else:
             keep = uniform.kept_width(sizes.ffn, fraction, multiple)
             ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
@@ -191,6 +202,9 @@ def _heads(
         keep = uniform.kept_groups(sizes.kv_heads, sizes.heads, fraction, legal)
         _keep_removed(scores_LH, previous, _removed_groups)
         groups = uniform.keep_lowest(scores_LH, keep)
+        if recipe.select.policy == "ragged" and fraction:
+            none = torch.zeros_like(scores_LH, dtype=torch.bool)
+            groups = keep_lowest_overall(scores_LH, fraction, 1, none)
         queries = [[g * per_group + h for g in row for h in range(per_group)] for row in groups]
         return queries, groups, scores_LH
     keep = uniform.kept_per_group(sizes.kv_heads, sizes.heads, fraction, legal)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from pipeline.cache import Cache, write_json
+from pipeline.cache import Cache, read_json, write_json
 from pipeline.export.checkpoint import copy_companions, pruned_config
+from pipeline.export.ragged import MODELING_FILE, ragged_config
 from pipeline.progress import Progress
 from pipeline.recipe import Control, Recipe
+from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.measure import Measurer
-from pipeline.surgery.coordinates import tensor_cuts
+from pipeline.surgery.coordinates import TensorCut, tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 
 FORMAT = 1
@@ -21,7 +25,7 @@ FORMAT = 1
 def write_checkpoint(
     folder: Path, base: Base, choice: Choice, advance: Callable[[float], None]
 ) -> SurgeryReport:
-    """Write an ordinary checkpoint of the base without the units that a choice removes.
+    """Write a checkpoint of the base without the units that a choice removes.
 
     Args:
         folder: an empty folder.
@@ -29,12 +33,32 @@ def write_checkpoint(
         choice: what is kept, and how it stands in for the rest.
         advance: called with the bytes of each tensor that was read.
     """
-    cuts = tensor_cuts(base.architecture, base.dimensions, choice.plan)
+    cuts, config = cuts_and_config(base, choice.plan, ragged=choice.ragged)
     report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
-    config = pruned_config(base.model.path, base.architecture, base.dimensions, choice.plan)
     write_json(folder / "config.json", config)
     copy_companions(base.model.path, folder)
+    if choice.ragged:
+        shutil.copyfile(MODELING_FILE, folder / MODELING_FILE.name)
     return report
+
+
+def cuts_and_config(
+    base: Base, plan: Plan, *, ragged: bool
+) -> tuple[dict[str, TensorCut], dict[str, Any]]:
+    """What a plan does to each tensor of a base, and the `config.json` that goes with it.
+
+    Args:
+        base: the base model.
+        plan: what is kept.
+        ragged: layers may differ in width; else the family's stock class loads the checkpoint.
+    """
+    architecture, sizes, folder = base.architecture, base.dimensions, base.model.path
+    cuts = tensor_cuts(architecture, sizes, plan, ragged=ragged)
+    if not ragged:
+        return cuts, pruned_config(folder, architecture, sizes, plan)
+    shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
+    config = read_json(folder / "config.json")
+    return cuts, ragged_config(config, architecture, sizes, plan, cuts, shapes)
 
 
 def make_control(
@@ -51,6 +75,7 @@ def make_control(
         "weights": base.model.weights_sha256,
         "settings": base.settings,
         "plan": choice.plan.to_json(),
+        "ragged": choice.ragged,
         "compensate": recipe.compensate.model_dump(),
         "measured": choice.measurement.moments.name,
     }

@@ -39,7 +39,7 @@ def preflight(base: Base, loaded: LoadedRecipe) -> list[str]:
 
 
 def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) -> Dimensions:
-    """Units of each kind that a layer keeps; of FFN neurons under the policy `padded`, on average.
+    """Units of each kind that a layer keeps; of FFN neurons where layers may differ, on average.
 
     Raises:
         InputError: the architecture cannot have so few, or there are more steps than units.
@@ -49,7 +49,8 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
         raise InputError(
             "the number of FFN neurons is fixed in this architecture",
             where="select.ffn.fraction",
-            remedy="set select.policy to padded, which leaves zeros in their place",
+            remedy="set select.policy to ragged (with a modeling file), or to padded, which leaves "
+            "zeros in their place",
         )
     if attention.fraction and architecture.attention.untouchable:
         raise InputError(
@@ -57,7 +58,7 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
             where="select.attention.fraction",
             remedy="set it to 0 and remove FFN neurons alone",
         )
-    if select.policy == "padded":
+    if select.policy != "uniform":
         neurons = sizes.ffn - int(sizes.ffn * ffn.fraction)
     else:
         neurons = uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of)

@@ -110,6 +110,25 @@ def stored_sizes(architecture: Architecture, sizes: Dimensions, plan: Plan) -> D
     return replace(sizes, ffn=ffn, heads=heads, kv_heads=kv_heads)
 
 
+def layer_sizes(
+    architecture: Architecture, sizes: Dimensions, plan: Plan, *, ragged: bool
+) -> tuple[Dimensions, ...]:
+    """Sizes of each layer of the checkpoint that holds a plan.
+
+    In a ragged one a layer has its own: of neurons always, and of heads where the family's
+    attention can be told how many it has.
+    """
+    if not ragged:
+        return (stored_sizes(architecture, sizes, plan),) * sizes.layers
+    own = []
+    for layer in plan.layers:
+        after = replace(sizes, ffn=len(layer.ffn))
+        if architecture.attention.counts is not None:
+            after = replace(after, heads=len(layer.query_heads), kv_heads=len(layer.kv_heads))
+        own.append(after)
+    return tuple(own)
+
+
 def can_have_heads(architecture: Architecture, sizes: Dimensions, heads: int) -> bool:
     """Whether the family's stock config can say a number of query heads."""
     if heads == sizes.heads:
@@ -118,17 +137,20 @@ def can_have_heads(architecture: Architecture, sizes: Dimensions, heads: int) ->
     return allowed == "any" or (allowed == "divides_hidden" and sizes.hidden % heads == 0)
 
 
-def tensor_cuts(architecture: Architecture, sizes: Dimensions, plan: Plan) -> dict[str, TensorCut]:
+def tensor_cuts(
+    architecture: Architecture, sizes: Dimensions, plan: Plan, *, ragged: bool = False
+) -> dict[str, TensorCut]:
     """Every stored tensor that the plan changes, by its full name.
 
     Args:
         architecture: the base's description.
         sizes: sizes of the base.
         plan: what is kept.
+        ragged: layers may differ in width.
     """
-    after = stored_sizes(architecture, sizes, plan)
+    layers = zip(plan.layers, layer_sizes(architecture, sizes, plan, ragged=ragged), strict=True)
     cuts = {}
-    for number, layer in enumerate(plan.layers):
+    for number, (layer, after) in enumerate(layers):
         neurons = np.array(_slots(layer.ffn, after.ffn, sizes.ffn))
         heads = np.array(_head_slots(layer, after, sizes))
         for block, slots, units in (

@@ -14,9 +14,17 @@ TinyBase = Callable[..., Base]
 DOCS = Path(__file__).parents[2] / "docs/architectures.md"
 
 
-def outcome(base: Base, folder: Path, tensor: str, axis: int, **kept: int) -> str:
+def outcomes(base: Base, folder: Path, tensor: str, axis: int, **kept: int) -> str:
+    """What a cut does in a stock checkpoint, and in a ragged one."""
+    stock = outcome(base, folder / "stock", tensor, axis, ragged=False, **kept)
+    ragged = outcome(base, folder / "ragged", tensor, axis, ragged=True, **kept)
+    assert ragged == "cut" or stock == "zeros"
+    return f"{stock} | {ragged}"
+
+
+def outcome(base: Base, folder: Path, tensor: str, axis: int, *, ragged: bool, **kept: int) -> str:
     """Whether a cut made a tensor shorter, or left zeros."""
-    cut(base, folder, random_plan(base.dimensions, 0, **kept))
+    cut(base, folder, random_plan(base.dimensions, 0, **kept), ragged=ragged)
     name = base.architecture.tensor(0, f"{tensor}.weight")
     after = {each.name: each for each in stored_tensors(folder)}[name]
     if after.shape[axis] < base.tensors[name].shape[axis]:
@@ -30,11 +38,11 @@ def test_the_documented_table_is_what_the_cuts_do(tiny_base: TinyBase, tmp_path:
     for family in FAMILIES:
         base = tiny_base(family)
         block, attention = base.architecture.feed_forward, base.architecture.attention
-        ffn = outcome(base, tmp_path / family / "ffn", block.output, block.output_axis, ffn=32)
-        heads = "refused"
+        ffn = outcomes(base, tmp_path / family / "ffn", block.output, block.output_axis, ffn=32)
+        heads = "refused | refused"
         if not attention.untouchable:
             groups, per_group = (1, 0) if base.dimensions.kv_heads > 1 else (0, 1)
-            heads = outcome(
+            heads = outcomes(
                 base,
                 tmp_path / family / "heads",
                 attention.output,

@@ -110,6 +110,15 @@ def test_a_card_says_its_verdict_plainly(verdict: str, words: str) -> None:
     assert ("> **" in card) is (verdict != "PASS")
 
 
+def test_a_card_says_how_to_load() -> None:
+    stock, ragged = (
+        card_text(manifest(recipe=manifest()["recipe"] | {"select": {"policy": policy}}))
+        for policy in ("uniform", "ragged")
+    )
+    assert "no remote code is needed" in stock and "trust_remote_code" not in stock
+    assert 'from_pretrained("path/or/hub-id", trust_remote_code=True)' in ragged
+
+
 def test_a_card_names_the_base_and_only_what_was_removed() -> None:
     card = card_text(manifest())
     head = card.split("---")[1]

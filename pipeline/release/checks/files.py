@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -62,7 +62,11 @@ def released_files(folder: Path) -> Iterator[str]:
 
 
 def check_contents(
-    folder: Path, base: Path, config: dict[str, Any], weights: frozenset[str]
+    folder: Path,
+    base: Path,
+    config: dict[str, Any],
+    weights: frozenset[str],
+    code: Collection[Path] = (),
 ) -> list[Finding]:
     """Compare all that a loader reads beside the weights with what the base gives.
 
@@ -71,15 +75,17 @@ def check_contents(
         base: the base model's folder.
         config: the `config.json` that the base and the plan give.
         weights: names of the files that hold the weights, their index included.
+        code: our own modeling files, to which the release's must be equal.
     """
     found = _check_config(folder / "config.json", config)
-    expected = set(companions(base))
-    for name in sorted(expected):
-        path = folder / name
+    own = {path.name: path for path in code}
+    expected = {name: base / name for name in companions(base)} | own
+    for name, ours in sorted(expected.items()):
+        path, whose = folder / name, "this program's" if name in own else "the base's"
         if not path.is_file():
-            found.append(Finding(name, "the base has this file, and the release does not"))
-        elif path.read_bytes() != (base / name).read_bytes():
-            found.append(Finding(name, "differs from the base's"))
+            found.append(Finding(name, f"is missing; it must be {whose}"))
+        elif path.read_bytes() != ours.read_bytes():
+            found.append(Finding(name, f"differs from {whose}"))
     known = {"config.json", MAPS, *expected, *weights}
     for name in sorted(released_files(folder)):
         if name not in known and not any(PurePosixPath(f"/{name}").match(f"/{c}") for c in CLAIMS):

@@ -1,6 +1,7 @@
-"""The padded shape policy: layers keep different numbers of neurons.
+"""Shape policies that rank the units of all layers together, so that layers keep different numbers.
 
-A stock config says one width for all layers, so narrower ones are filled up with zeros.
+`padded`: a stock config says one width for all layers, so narrower ones are filled up with zeros.
+`ragged`: each layer has its own width.
 """
 
 from __future__ import annotations
@@ -46,3 +47,25 @@ def keep_lowest_overall(
             break
         removed_LU[widest, unit] = False
     return [(~row).nonzero().flatten().tolist() for row in removed_LU]
+
+
+def keep_multiples_overall(
+    scores_LU: Tensor, fraction: float, multiple_of: int, protected_LU: Tensor
+) -> list[list[int]]:
+    """Remove the units with the highest scores of all layers, each layer to its nearest multiple.
+
+    Arguments as for `keep_lowest_overall`; what loses less than half a multiple stays whole.
+
+    Returns:
+        ascending kept indices of each layer.
+    """
+    units = scores_LU.shape[1]
+    scores = scores_LU.masked_fill(protected_LU, -torch.inf)
+    kept = []
+    for layer, row in enumerate(keep_lowest_overall(scores_LU, fraction, 1, protected_LU)):
+        least = max(multiple_of, int(protected_LU[layer].sum()))
+        room = max(round(len(row) / multiple_of), -(-least // multiple_of)) * multiple_of
+        whole = room >= units or units - len(row) < multiple_of / 2
+        order = torch.argsort(scores[layer], stable=True)
+        kept.append(sorted(order[: units if whole else room].tolist()))
+    return kept
