@@ -67,7 +67,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     kept = kept_sizes(recipe, architecture, sizes)
     check_context(recipe, getattr(known.config, CONTEXT, None), model.name)
     after = _stored_after(recipe, architecture, sizes, kept)
-    changed = changed_sizes(architecture, sizes, after)
+    changed = changed_sizes(model.config, architecture, sizes, after)
     parameters, left = (
         sum(parameter_counts(model.config | each).values()) for each in ({}, changed)
     )
@@ -136,16 +136,19 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
     lines = []
     policy = recipe.select.policy
     for kind, name in (
-        ("ffn", "FFN neurons"),
+        ("ffn", "FFN neurons of each routed expert" if sizes.experts else "FFN neurons"),
         ("heads", "query heads"),
         ("kv_heads", "key/value heads"),
+        *([("experts", "routed experts")] if sizes.experts else []),
+        *([("shared", "neurons of the shared expert")] if sizes.shared else []),
     ):
         total, left = getattr(sizes, kind), getattr(kept, kind)
         gone = total - left
         mean = " on average" if policy != "uniform" and kind == "ffn" and gone else ""
+        times = sizes.layers * (max(sizes.experts, 1) if kind == "ffn" else 1)
         lines.append(
             f"{name}: {total:,} → {left:,}{mean} in each of {sizes.layers} layers "
-            f"({gone * sizes.layers:,} of {total * sizes.layers:,} removed, {gone / total:.1%})"
+            f"({gone * times:,} of {total * times:,} removed, {gone / total:.1%})"
         )
         if mean and policy == "padded":
             lines[-1] += "; narrower layers are filled with zeros up to the widest (policy padded)"
@@ -162,7 +165,8 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
 
 
 def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool) -> int:
-    moments = 4 * sizes.layers * sizes.ffn**2 * recipe.select.steps
+    squares = sum(len(block) ** 2 for block in sizes.blocks)
+    moments = 4 * sizes.layers * squares * recipe.select.steps
     base = 0 if ready else parameters * BYTES[recipe.model.dtype]
     return base + (moments if recipe.compensate.enabled else 0)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.architectures.description import Architecture, Dimensions
-from pipeline.architectures.registry import attention_cuts, feed_forward_cuts
+from pipeline.architectures.registry import head_tensors, neuron_tensors
 from pipeline.cache import Cache
 from pipeline.export.checkpoint import changed_sizes
 from pipeline.recipe import Model
@@ -50,10 +51,12 @@ def inspect(reference: str, cache: Cache) -> dict[str, Any]:
             "query_heads": sizes.heads,
             "kv_heads": sizes.kv_heads,
             "head_dim": sizes.head_dim,
+            **({"experts": sizes.experts} if sizes.experts else {}),
+            **({"shared_expert": sizes.shared} if sizes.shared else {}),
         },
         "parameters": {"total": total, **parameters},
         "parameters_of_a_unit": {
-            "ffn": parameters["ffn"] // (sizes.layers * sizes.ffn),
+            "ffn": parameters["ffn"] // (sizes.layers * sizes.neurons),
             "kv_group": parameters["attention"] // (sizes.layers * sizes.kv_heads),
         },
         "ffn_widths": _ffn_widths(architecture, sizes),
@@ -66,14 +69,17 @@ def _by_kind(
     counts: dict[str, int], architecture: Architecture, sizes: Dimensions
 ) -> dict[str, int]:
     """Parameters that have entries of units, by kind, and the others."""
-    kinds = {"ffn": feed_forward_cuts(architecture), "attention": attention_cuts(architecture)}
+    kinds = {
+        "ffn": list(neuron_tensors(architecture, sizes, held=True)),
+        "attention": list(head_tensors(architecture, sizes)),
+    }
     found = {
         kind: sum(
-            counts.get(architecture.module(layer, cut.tensor), 0)
+            counts.get(architecture.module(layer, located.name), 0)
             for layer in range(sizes.layers)
-            for cut in cuts
+            for located in tensors
         )
-        for kind, cuts in kinds.items()
+        for kind, tensors in kinds.items()
     }
     layer_words = architecture.prefix.partition("{layer}")[0]
     outside = sum(n for name, n in counts.items() if not name.startswith(layer_words))
@@ -116,6 +122,8 @@ def _shrink(
         if sizes.ffn <= MULTIPLE:
             return
         width = kept_width(sizes.ffn, fraction, MULTIPLE)
-        after = Dimensions(**{**vars(sizes), "ffn": width})
-        left = sum(parameter_counts(config | changed_sizes(architecture, sizes, after)).values())
+        shared = kept_width(sizes.shared, fraction, MULTIPLE) if sizes.shared > MULTIPLE else 0
+        after = replace(sizes, ffn=width, shared=shared or sizes.shared)
+        changed = changed_sizes(config, architecture, sizes, after)
+        left = sum(parameter_counts(config | changed).values())
         yield {"fraction": fraction, "width": width, "parameters": left, "share": left / total}

@@ -225,6 +225,26 @@ class AttentionSelection(UnitSelection):
     )
 
 
+class ExpertSelection(Section):
+    """Whole experts of a mixture, with their rows of the router."""
+
+    fraction: Fraction = Field(
+        0.0, description="Share of the routed experts of each layer that is removed; 0 keeps all."
+    )
+    score: Literal["ratio", "contribution", "random"] = Field(
+        "contribution",
+        description="`ratio`: what an expert adds to the residual stream on forget text over what "
+        "it adds on retain text; `contribution`: the log of that ratio times the square root of "
+        "what it adds on forget text; `random` is a baseline.",
+    )
+    epsilon: float = Field(
+        0.2,
+        ge=0.0,
+        description="Added to both before the ratio, as a share of the layer's mean on retain "
+        "text.",
+    )
+
+
 class Select(Section):
     """Which units are removed."""
 
@@ -245,12 +265,15 @@ class Select(Section):
     attention: AttentionSelection = Field(
         default_factory=lambda: AttentionSelection(), description="Attention heads."
     )
+    experts: ExpertSelection = Field(
+        default_factory=ExpertSelection, description="Whole experts of a mixture of experts."
+    )
 
     @model_validator(mode="after")
     def _removes_something(self) -> Select:
-        if self.ffn.fraction == 0 and self.attention.fraction == 0:
+        if not any(part.fraction for part in (self.ffn, self.attention, self.experts)):
             raise ValueError(
-                "nothing would be removed: ffn.fraction and attention.fraction are both 0"
+                "nothing would be removed: the fractions of ffn, attention and experts are all 0"
             )
         return self
 

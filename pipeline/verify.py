@@ -44,6 +44,7 @@ from pipeline.stages.cut import cuts_and_config
 from pipeline.stages.measure import Measurer
 from pipeline.stages.texts import prepare
 from pipeline.surgery.cut import parameters_of
+from pipeline.surgery.projections import projections
 from pipeline.surgery.safetensors_stream import INDEX_NAME, SINGLE_NAME, StoredTensor
 
 Decision = Literal["VERIFIED", "DIFFERENT", "UNVERIFIED COMPENSATION"]
@@ -407,11 +408,10 @@ def _said_ragged(manifest: dict[str, Any]) -> bool:
 
 def _output_projections(base: Base) -> set[str]:
     """Tensors that a compensation may change: all else is sliced, or the base's."""
-    architecture = base.architecture
     return {
-        architecture.tensor(layer, f"{output}.weight")
+        each.tensor
         for layer in range(base.dimensions.layers)
-        for output in (architecture.feed_forward.output, architecture.attention.output)
+        for each in projections(base.architecture, base.dimensions, layer)
     }
 
 

@@ -307,6 +307,26 @@ def test_inspect_says_what_a_model_is_made_of(unlearn: Unlearn, tiny_base: TinyB
     assert unlearn("inspect", "gone").code == 2
 
 
+def test_what_is_said_of_a_mixture_of_experts(
+    unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("qwen2_moe")
+    _, out, _ = unlearn("inspect", base.model.path)
+    assert "32 FFN neurons in each of 4 experts, 48 in the shared one, 6 query heads" in out
+    _, out, _ = unlearn("inspect", base.model.path, "--json")
+    (found,) = objects(out)
+    assert found["parameters"]["ffn"] == 3 * 3 * 48 * (4 * 32 + 48)
+    assert found["parameters_of_a_unit"]["ffn"] == 3 * 48
+    recipe = write_recipe(tmp_path / "recipe", base.model.path)
+    _, out, _ = unlearn("check", recipe, "--set", "select.experts.fraction=0.5")
+    for line in (
+        "FFN neurons of each routed expert: 32 → 24 in each of 3 layers (96 of 384 removed, 25.0%)",
+        "routed experts: 4 → 2 in each of 3 layers (6 of 12 removed, 50.0%)",
+        "neurons of the shared expert: 48 → 32 in each of 3 layers",
+    ):
+        assert line in " ".join(out.split()), out
+
+
 def test_a_shape_that_the_family_cannot_have_is_refused(
     unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path
 ) -> None:
@@ -314,12 +334,17 @@ def test_a_shape_that_the_family_cannot_have_is_refused(
         ("bloom", [], "the number of FFN neurons is fixed in this architecture"),
         ("gpt2", ["select.attention.fraction=0.3"], "no smaller number can be expressed"),
         ("olmo2", ["select.attention.fraction=0.3"], "heads cannot be removed"),
+        ("llama", ["select.experts.fraction=0.3"], "this model is no mixture of experts"),
+        ("mixtral", ["select.ffn.multiple_of=5"], "cannot be multiplied in groups"),
+        ("mixtral", ["select.policy=ragged"], "mixture of experts cannot have the shape ragged"),
+        ("mixtral", ["select.policy=padded"], "mixture of experts cannot have the shape padded"),
     ):
         recipe = write_recipe(tmp_path / family, tiny_base(family).model.path)
         options = [part for one in overrides for part in ("--set", one)]
         for verb in ("check", "run"):
             result = unlearn(verb, recipe, *options)
             assert result.code == 2 and words in result.err, (family, result)
+    recipe = write_recipe(tmp_path / "last", tiny_base("olmo2").model.path)
     code, out, _ = unlearn("check", recipe, "--set", "select.policy=padded")
     assert code == 0
     assert "on average in each of 3 layers" in out and "(policy padded)" in out

@@ -11,13 +11,14 @@ import pytest
 import torch
 from released import FORGED_DIGEST, WEIGHTS, Change, edit, edit_tensors, flip_bit, renew_manifest
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, LLAMA_LIKE
+from tiny_models import DENSE, LLAMA_LIKE, MIXTURES
 
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
 from pipeline.export.ragged import MODELING_FILE
 from pipeline.stages.base import Base
+from pipeline.surgery.projections import projections
 
 TinyBase = Callable[..., Base]
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -55,14 +56,21 @@ def move_unit(manifest: dict[str, Any]) -> None:
     layer[:] = sorted([*layer[1:], absent])
 
 
-@pytest.mark.parametrize("policy", ["padded", "ragged"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "policy"),
+    [
+        *((family, policy) for family in DENSE for policy in ("padded", "ragged")),
+        *((family, "uniform") for family in MIXTURES),
+    ],
+)
 def test_a_release_of_every_family_is_made_and_verified(
     release: Any, tiny_base: TinyBase, family: str, policy: str
 ) -> None:
-    """Neurons of all layers ranked together, and heads that may have to be zeros."""
+    """Neurons of all layers ranked together, and heads that may have to be zeros; experts."""
     base = tiny_base(family)
     overrides = [f"select.policy={policy}"]
+    if family in MIXTURES:
+        overrides.append("select.experts.fraction=0.25")
     if not base.architecture.attention.untouchable:
         unit = "query_head" if base.dimensions.kv_heads == 1 else "kv_group"
         overrides += ["select.attention.fraction=0.4", f"select.attention.unit={unit}"]
@@ -70,8 +78,8 @@ def test_a_release_of_every_family_is_made_and_verified(
     code, found = made.verify()
     assert (code, found["verdict"], found["findings"]) == (0, "VERIFIED", [])
     assert found["tensors"]["compensated"] >= base.dimensions.layers
-    projection = f"{base.architecture.feed_forward.output}.weight"
-    flip_bit(base.architecture.tensor(1, projection))(made.folder)
+    projection = next(iter(projections(base.architecture, base.dimensions, 1)))
+    flip_bit(projection.tensor)(made.folder)
     renew_manifest(made.folder)
     code, found = made.verify()
     assert (code, len(found["findings"])) == (1, 1)
@@ -175,6 +183,44 @@ def test_recomputing_catches_a_forged_map(release: Any) -> None:
     code, found = made.verify("--recompute", "--recipe", made.recipe)
     assert code == 1
     assert [finding["where"] for finding in found["findings"]] == [DOWN]
+
+
+def test_tampering_with_a_mixture_of_experts(release: Any) -> None:
+    made = release("qwen2_moe", "select.experts.fraction=0.25")
+    for change, words in (
+        (drop_neuron, "different numbers of neurons or experts"),
+        (keep_removed_expert, "keeps neurons of experts that it removes"),
+        (exchange_experts, "entries differ from the base's"),
+    ):
+        folder = made.folder
+        before = read_json(folder / MANIFEST)
+        content = read_json(folder / MANIFEST)
+        change(content)
+        write_json(folder / MANIFEST, content)
+        code, found = made.verify()
+        assert code == 1
+        assert any(words in finding["what"] for finding in found["findings"]), found["findings"]
+        write_json(folder / MANIFEST, before)
+    assert made.verify()[0] == 0
+
+
+def drop_neuron(manifest: dict[str, Any]) -> None:
+    manifest["plan"]["layers"][1]["ffn"].pop(0)
+
+
+def keep_removed_expert(manifest: dict[str, Any]) -> None:
+    layer = manifest["plan"]["layers"][0]
+    gone = ({0, 1, 2, 3} - set(layer["experts"])).pop()
+    layer["ffn"] = sorted([*layer["ffn"], gone * 32])
+
+
+def exchange_experts(manifest: dict[str, Any]) -> None:
+    """Claim that another expert was removed, with neurons of the same numbers."""
+    layer = manifest["plan"]["layers"][0]
+    gone, other = ({0, 1, 2, 3} - set(layer["experts"])).pop(), layer["experts"][0]
+    layer["experts"] = sorted({0, 1, 2, 3} - {other})
+    moved = {unit: unit + (gone - other) * 32 for unit in range(other * 32, other * 32 + 32)}
+    layer["ffn"] = sorted(moved.get(unit, unit) for unit in layer["ffn"])
 
 
 TAMPERINGS: dict[str, tuple[Change, str]] = {

@@ -83,6 +83,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "ffn_hidden_size": 64,
     },
 }
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "intermediate_size": 32}
+FAMILIES |= {
+    "mixtral": {**EXPERTS, "num_local_experts": 4},
+    "qwen2_moe": {
+        **EXPERTS,
+        "num_experts": 4,
+        "moe_intermediate_size": 32,
+        "shared_expert_intermediate_size": 48,
+    },
+    "qwen3_moe": {**EXPERTS, "num_experts": 4, "moe_intermediate_size": 32},
+    "olmoe": {**EXPERTS, "num_experts": 4, "num_key_value_heads": 6, "head_dim": None},
+    "gpt_oss": {**EXPERTS, "num_local_experts": 4, "sliding_window": 16},
+}
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "gpt_oss")
+DENSE = tuple(family for family in FAMILIES if family not in MIXTURES)
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3")  # whose tensors have the same names
 
 
@@ -135,7 +150,11 @@ def base_of(folder: Path) -> Base:
 
 
 def load(folder: Path, dtype: torch.dtype = torch.float64) -> Any:
-    return model_class(folder).from_pretrained(folder, dtype=dtype).eval()
+    """Load a model; experts one by one, since their grouped product knows no float64."""
+    model = model_class(folder).from_pretrained(folder, dtype=dtype).eval()
+    if model.config._experts_implementation == "grouped_mm":
+        model.set_experts_implementation("eager")
+    return model
 
 
 def random_plan(
@@ -145,8 +164,12 @@ def random_plan(
     ffn: int | Sequence[int] = 0,
     groups: int = 0,
     per_group: int = 0,
+    experts: int = 0,
 ) -> Plan:
-    """Keep random units of every layer: so many neurons, groups and heads of a group; 0 is all."""
+    """Keep random units of every layer: so many neurons, groups and heads of a group; 0 is all.
+
+    In a mixture so many neurons of every expert stay.
+    """
     neurons = [ffn] * sizes.layers if isinstance(ffn, int) else ffn
     choose = np.random.default_rng(seed)
 
@@ -158,8 +181,15 @@ def random_plan(
         kept = some(sizes.kv_heads, groups)
         heads = sizes.heads_per_group
         queries = tuple(g * heads + h for g in kept for h in some(heads, per_group))
-        layers.append(LayerPlan(some(sizes.ffn, neurons[layer]), queries, kept))
-    return Plan(sizes.ffn, sizes.heads, sizes.kv_heads, tuple(layers))
+        routed = some(sizes.experts, experts)
+        units = tuple(
+            block.start + unit
+            for number, block in enumerate(sizes.blocks)
+            if not sizes.experts or number in (*routed, sizes.experts)
+            for unit in some(len(block), neurons[layer])
+        )
+        layers.append(LayerPlan(units, queries, kept, routed))
+    return Plan(sizes.neurons, sizes.heads, sizes.kv_heads, tuple(layers), sizes.experts)
 
 
 def cut(

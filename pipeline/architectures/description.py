@@ -22,10 +22,13 @@ class Dimensions:
     Attributes:
         layers: number of layers.
         hidden: width of the residual stream.
-        ffn: FFN neurons in each layer.
+        ffn: FFN neurons in each layer; in a mixture of experts, in each expert.
         heads: query heads in each layer.
         kv_heads: key/value heads in each layer.
         head_dim: width of one head.
+        experts: routed experts in each layer; 0 in a dense model.
+        chosen: routed experts that a token takes.
+        shared: neurons of the expert that all tokens take besides; 0 if there is none.
     """
 
     layers: int
@@ -34,15 +37,33 @@ class Dimensions:
     heads: int
     kv_heads: int
     head_dim: int
+    experts: int = 0
+    chosen: int = 0
+    shared: int = 0
 
     @property
     def heads_per_group(self) -> int:
         """Query heads that share one key/value head."""
         return self.heads // self.kv_heads
 
+    @property
+    def neurons(self) -> int:
+        """FFN neurons of a layer, those of all its experts together."""
+        return self.ffn * max(self.experts, 1) + self.shared
 
-# The unit to which each entry of an axis belongs: a neuron, or a head. Query head i is unit i, and
-# key/value head j is unit `heads` + j. See `pipeline.architectures.layouts`.
+    @property
+    def blocks(self) -> tuple[range, ...]:
+        """Neurons of a layer by the output projection whose inputs they are.
+
+        Those of the routed experts come first, in order, and those of the shared one last.
+        """
+        routed = self.ffn * max(self.experts, 1)
+        own = [range(start, start + self.ffn) for start in range(0, routed, self.ffn)]
+        return (*own, range(routed, self.neurons)) if self.shared else tuple(own)
+
+
+# The unit to which each entry of an axis belongs: a neuron, an expert, or a head. Query head i is
+# unit i, and key/value head j is unit `heads` + j. See `pipeline.architectures.layouts`.
 Layout = Callable[[Dimensions], Sequence[int]]
 
 
@@ -50,13 +71,57 @@ Layout = Callable[[Dimensions], Sequence[int]]
 class Cut:
     """A tensor whose entries along an axis belong to units.
 
-    `optional` marks tensors that only some models of the family have, such as biases.
+    Attributes:
+        tensor: its name in the layer. With `{expert}` in it there is one such tensor an expert, and
+            the layout is that of the expert's own neurons.
+        layout: which entry belongs to which unit.
+        axis: the axis.
+        optional: only some models of the family have it, such as a bias.
+        stacked: the first axis counts the experts, and is read together with `axis`.
     """
 
     tensor: str
     layout: Layout
     axis: int = 0
     optional: bool = False
+    stacked: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertTensors:
+    """How a checkpoint stores the routed experts of a layer.
+
+    Attributes:
+        output: their output projections: one tensor an expert, or all of them stacked.
+        inputs: other tensors with entries for each neuron.
+        rows: tensors with a row for each expert and none for neurons, the router's among them.
+    """
+
+    output: Cut
+    inputs: tuple[Cut, ...]
+    rows: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Routed experts, of which each token takes a few.
+
+    Attributes:
+        counts: keys of `config.json`, one of which holds their number.
+        output: parameter of the experts' module that stacks their output projections.
+        router: module that chooses experts; all its parameters have a row for each, and the last
+            thing it returns are the numbers of the chosen ones.
+        held: their tensors as the loaded module names them.
+        stored: other layouts in which checkpoints store them.
+        shared: the expert that all tokens take besides.
+    """
+
+    counts: tuple[str, ...]
+    output: str
+    router: str
+    held: ExpertTensors
+    stored: tuple[ExpertTensors, ...] = ()
+    shared: FeedForward | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +134,8 @@ class FeedForward:
         inputs: tensors with entries for each neuron.
         output_axis: axis of the output projection's weight along which its inputs lie.
         multiple_of_hidden: number of neurons where the config says none, in hidden sizes.
+        experts: the routed experts whose neurons they are; `output` is then the module that runs
+            them, and `inputs` are empty.
     """
 
     width: str | None
@@ -76,6 +143,12 @@ class FeedForward:
     inputs: tuple[Cut, ...]
     output_axis: int = 1
     multiple_of_hidden: int | None = None
+    experts: Experts | None = None
+
+    @property
+    def projection(self) -> str:
+        """Name of the output projection's weight, in a layer of a dense model."""
+        return f"{self.output}.weight"
 
 
 @dataclass(frozen=True)
@@ -121,6 +194,11 @@ class Attention:
     output_axis: int = 1
     counts: tuple[HeadCount, ...] | None = None
     untouchable: str = ""
+
+    @property
+    def projection(self) -> str:
+        """Name of the output projection's weight, in a layer."""
+        return f"{self.output}.weight"
 
 
 @dataclass(frozen=True)

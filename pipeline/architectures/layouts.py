@@ -1,7 +1,8 @@
 """How units lie along an axis of a tensor: for each entry, the unit to which it belongs.
 
-FFN neurons are counted from 0. Of attention, query head i is unit i and key/value head j is unit
-`heads` + j; where every query head has its own key and value, `kv_heads` equals `heads`.
+FFN neurons are counted from 0, expert after expert where there are several. Of attention, query
+head i is unit i and key/value head j is unit `heads` + j; where every query head has its own key
+and value, `kv_heads` equals `heads`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,27 @@ def neurons(sizes: Dimensions) -> Sequence[int]:
 def gate_then_up(sizes: Dimensions) -> Sequence[int]:
     """All gates, then all ups."""
     return [*range(sizes.ffn), *range(sizes.ffn)]
+
+
+def neurons_of_each_expert(sizes: Dimensions) -> Sequence[int]:
+    """Expert by expert, one entry a neuron."""
+    return range(sizes.experts * sizes.ffn)
+
+
+def gate_then_up_of_each_expert(sizes: Dimensions) -> Sequence[int]:
+    """Expert by expert, all gates, then all ups."""
+    own = [range(start, start + sizes.ffn) for start in _starts(sizes)]
+    return [neuron for each in own for neuron in (*each, *each)]
+
+
+def gate_up_pairs_of_each_expert(sizes: Dimensions) -> Sequence[int]:
+    """Expert by expert, each gate beside its up."""
+    return [neuron for neuron in range(sizes.experts * sizes.ffn) for _ in "gu"]
+
+
+def each_expert(sizes: Dimensions) -> Sequence[int]:
+    """One entry an expert."""
+    return range(sizes.experts)
 
 
 def query_heads(sizes: Dimensions) -> Sequence[int]:
@@ -64,6 +86,10 @@ def codegen_blocks(sizes: Dimensions) -> Sequence[int]:
         own = [sizes.heads + head for head in heads]
         units += [*heads, *own, *own]
     return _wide(units, sizes)
+
+
+def _starts(sizes: Dimensions) -> range:
+    return range(0, sizes.experts * sizes.ffn, sizes.ffn)
 
 
 def _groups(sizes: Dimensions) -> range:

@@ -7,16 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
-from pipeline.architectures import bloom, gpt, llama
-from pipeline.architectures.description import Architecture, Cut, Dimensions
+from pipeline.architectures import bloom, experts, gpt, llama
+from pipeline.architectures.description import (
+    Architecture,
+    Cut,
+    Dimensions,
+    ExpertTensors,
+    FeedForward,
+)
 from pipeline.architectures.layouts import neurons, query_heads
 from pipeline.errors import InputError
 
-ARCHITECTURES = (*llama.FAMILIES, *gpt.FAMILIES, *bloom.FAMILIES)
+ARCHITECTURES = (*llama.FAMILIES, *gpt.FAMILIES, *bloom.FAMILIES, *experts.FAMILIES)
 
 
 def check_described(model_type: str, where: str) -> None:
@@ -66,8 +72,8 @@ def describe(config: Any, where: str) -> Architecture:
 def as_stored(architecture: Architecture, names: Collection[str]) -> Architecture:
     """Return the description with the names that the checkpoint at hand uses.
 
-    Checkpoints of the decoder alone lack the first words of the modules' names; transformers loads
-    both.
+    Checkpoints of the decoder alone lack the first words of the modules' names, and experts are
+    stored one by one or stacked; transformers loads all of them.
     """
     prefix = architecture.prefix
     while not any(name.startswith(prefix.format(layer=0)) for name in names):
@@ -75,7 +81,16 @@ def as_stored(architecture: Architecture, names: Collection[str]) -> Architectur
         if not dot or "{layer}" not in rest:
             return architecture  # `check_tensors` says which tensor is missing
         prefix = rest
-    return replace(architecture, stored_prefix=prefix)
+    stored = replace(architecture, stored_prefix=prefix)
+    routed = architecture.feed_forward.experts
+    if routed is None:
+        return stored
+    for layout in (routed.held, *routed.stored):
+        if stored.tensor(0, layout.output.tensor.format(expert=0)) in names:
+            chosen = replace(routed, stored=(layout,))
+            block = replace(architecture.feed_forward, experts=chosen)
+            return replace(stored, feed_forward=block)
+    return stored
 
 
 def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dimensions:
@@ -118,6 +133,15 @@ def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dime
     if feed_forward.width is not None:
         ffn = size(feed_forward.width, ffn)
     assert ffn is not None
+    routed, of_experts = feed_forward.experts, {}
+    if routed is not None:
+        _check_every_layer_has_experts(config, where)
+        shared = routed.shared.width if routed.shared else None
+        of_experts = {
+            "experts": size(next(key for key in routed.counts if getattr(config, key, None))),
+            "chosen": size("num_experts_per_tok"),
+            "shared": size(shared) if shared else 0,
+        }
     return Dimensions(
         layers=size("num_hidden_layers"),
         hidden=hidden,
@@ -127,7 +151,18 @@ def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dime
         head_dim=size(attention.head_dim, hidden // heads)
         if attention.head_dim
         else hidden // heads,
+        **of_experts,
     )
+
+
+def _check_every_layer_has_experts(config: Any, where: str) -> None:
+    if getattr(config, "mlp_only_layers", None) or getattr(config, "decoder_sparse_step", 1) != 1:
+        raise InputError(
+            "some layers of this model have no experts (mlp_only_layers, decoder_sparse_step), and "
+            "such a mixture is not described",
+            where=where,
+            remedy="describe it in pipeline/architectures/ (docs/architectures.md)",
+        )
 
 
 def output_modules(model: nn.Module, architecture: Architecture, name: str) -> list[nn.Module]:
@@ -137,29 +172,56 @@ def output_modules(model: nn.Module, architecture: Architecture, name: str) -> l
         InputError: a layer lacks it.
     """
     config: Any = model.config
-    modules = dict(model.named_modules())
-    found = []
-    for layer in range(config.num_hidden_layers):
-        full = architecture.module(layer, name)
-        if full not in modules:
-            raise InputError(
-                f"the model has no module {full!r}, which its description names",
-                remedy="correct the family's description in pipeline/architectures/",
-            )
-        found.append(modules[full])
-    return found
+    layers = range(config.num_hidden_layers)
+    return [layer_module(model, architecture, layer, name) for layer in layers]
 
 
-def check_tensors(architecture: Architecture, layers: int, names: Collection[str]) -> None:
+def layer_module(model: nn.Module, architecture: Architecture, layer: int, name: str) -> nn.Module:
+    """Return the module `name` of a layer.
+
+    Raises:
+        InputError: the layer lacks it.
+    """
+    full = architecture.module(layer, name)
+    try:
+        return model.get_submodule(full)
+    except AttributeError as error:
+        raise InputError(
+            f"the model has no module {full!r}, which its description names",
+            remedy="correct the family's description in pipeline/architectures/",
+        ) from error
+
+
+class Located(NamedTuple):
+    """A tensor of a layer that may be cut.
+
+    Attributes:
+        name: its name in the layer.
+        cut: how units lie in it.
+        sizes: the sizes that its layout goes by.
+        first: the first of the neurons that its layout counts.
+        expert: the routed expert to which it belongs alone.
+        module: of an output projection, the module in the layer that runs it.
+    """
+
+    name: str
+    cut: Cut
+    sizes: Dimensions
+    first: int = 0
+    expert: int | None = None
+    module: str | None = None
+
+
+def check_tensors(architecture: Architecture, sizes: Dimensions, names: Collection[str]) -> None:
     """Check that every tensor that the description cuts is stored.
 
     Raises:
         InputError: one is missing.
     """
-    for layer in range(layers):
-        for cut in all_cuts(architecture):
-            full = architecture.tensor(layer, cut.tensor)
-            if not cut.optional and full not in names:
+    for layer in range(sizes.layers):
+        for located in all_tensors(architecture, sizes):
+            full = architecture.tensor(layer, located.name)
+            if not located.cut.optional and full not in names:
                 raise InputError(
                     f"the checkpoint has no tensor {full!r}, which its description names",
                     remedy="correct the family's description in pipeline/architectures/, or "
@@ -167,11 +229,13 @@ def check_tensors(architecture: Architecture, layers: int, names: Collection[str
                 )
 
 
-def cut_tensors(architecture: Architecture, layers: int, names: Collection[str]) -> Iterator[str]:
+def cut_tensors(
+    architecture: Architecture, sizes: Dimensions, names: Collection[str]
+) -> Iterator[str]:
     """Yield the full name of every stored tensor that may be cut."""
-    for layer in range(layers):
-        for cut in all_cuts(architecture):
-            if (full := architecture.tensor(layer, cut.tensor)) in names:
+    for layer in range(sizes.layers):
+        for located in all_tensors(architecture, sizes):
+            if (full := architecture.tensor(layer, located.name)) in names:
                 yield full
 
 
@@ -192,15 +256,20 @@ def check_shapes(
     Raises:
         InputError: weights and config do not belong together.
     """
+    expected = [
+        (located.name, axis, length)
+        for located in all_tensors(architecture, sizes)
+        for axis, length in _lengths(located).items()
+    ]
     feed_forward = architecture.feed_forward
-    lengths = [(cut, len(cut.layout(sizes))) for cut in all_cuts(architecture)]
-    across = Cut(f"{feed_forward.output}.weight", neurons, axis=1 - feed_forward.output_axis)
+    if feed_forward.experts is None:
+        expected.append((feed_forward.projection, 1 - feed_forward.output_axis, sizes.hidden))
     wrong = [
-        f"{full} has {shapes[full][cut.axis]} entries where its config says {length}"
+        f"{full} has {found} entries where its config says {length}"
         for layer in range(sizes.layers)
-        for cut, length in [*lengths, (across, sizes.hidden)]
-        if (full := architecture.tensor(layer, cut.tensor)) in shapes
-        and shapes[full][cut.axis] != length
+        for name, axis, length in expected
+        if (full := architecture.tensor(layer, name)) in shapes
+        and (found := dict(enumerate(shapes[full])).get(axis)) != length
     ]
     beyond = architecture.tensor(sizes.layers, "")
     wrong += [f"{name} is beyond its config's layers" for name in shapes if name.startswith(beyond)]
@@ -212,18 +281,74 @@ def check_shapes(
         )
 
 
-def all_cuts(architecture: Architecture) -> tuple[Cut, ...]:
-    """Every tensor of a layer that is cut, output projections included."""
-    return (*feed_forward_cuts(architecture), *attention_cuts(architecture))
+def _lengths(located: Located) -> dict[int, int]:
+    """Length of each axis along which a tensor has entries of units."""
+    cut, entries = located.cut, len(located.cut.layout(located.sizes))
+    if not cut.stacked:
+        return {cut.axis: entries}
+    return {0: located.sizes.experts, cut.axis: entries // located.sizes.experts}
 
 
-def feed_forward_cuts(architecture: Architecture) -> tuple[Cut, ...]:
-    """Every tensor of a layer with entries of FFN neurons."""
+def all_tensors(architecture: Architecture, sizes: Dimensions) -> Iterator[Located]:
+    """Yield every tensor of a layer that is cut, output projections included."""
+    yield from neuron_tensors(architecture, sizes)
+    yield from expert_rows(architecture, sizes)
+    yield from head_tensors(architecture, sizes)
+
+
+def neuron_tensors(
+    architecture: Architecture, sizes: Dimensions, *, held: bool = False
+) -> Iterator[Located]:
+    """Yield every tensor of a layer with entries of FFN neurons.
+
+    Args:
+        architecture: the model's description.
+        sizes: its sizes.
+        held: as the loaded module names them, where checkpoints store them otherwise.
+    """
     block = architecture.feed_forward
-    return (*block.inputs, Cut(f"{block.output}.weight", neurons, axis=block.output_axis))
+    if block.experts is None:
+        yield from _of_block(block, sizes, first=0)
+        return
+    layout = block.experts.held if held else _stored(architecture)
+    for cut in (*layout.inputs, layout.output):
+        module = block.output if cut is layout.output else None
+        if "{expert}" not in cut.tensor:
+            yield Located(cut.tensor, cut, sizes, module=module)
+            continue
+        for expert in range(sizes.experts):
+            name = cut.tensor.format(expert=expert)
+            yield Located(name, cut, sizes, expert * sizes.ffn, expert, module)
+    if block.experts.shared is not None:
+        first = sizes.experts * sizes.ffn
+        yield from _of_block(block.experts.shared, replace(sizes, ffn=sizes.shared), first)
 
 
-def attention_cuts(architecture: Architecture) -> tuple[Cut, ...]:
-    """Every tensor of a layer with entries of attention heads."""
+def expert_rows(architecture: Architecture, sizes: Dimensions) -> Iterator[Located]:
+    """Yield every tensor of a layer with a row for each routed expert."""
+    if architecture.feed_forward.experts is not None:
+        for cut in _stored(architecture).rows:
+            yield Located(cut.tensor, cut, sizes)
+
+
+def head_tensors(architecture: Architecture, sizes: Dimensions) -> Iterator[Located]:
+    """Yield every tensor of a layer with entries of attention heads."""
     block = architecture.attention
-    return (*block.inputs, Cut(f"{block.output}.weight", query_heads, axis=block.output_axis))
+    for cut in block.inputs:
+        yield Located(cut.tensor, cut, sizes)
+    output = Cut(block.projection, query_heads, axis=block.output_axis)
+    yield Located(output.tensor, output, sizes, module=block.output)
+
+
+def _of_block(block: FeedForward, sizes: Dimensions, first: int) -> Iterator[Located]:
+    for cut in block.inputs:
+        yield Located(cut.tensor, cut, sizes, first)
+    output = Cut(block.projection, neurons, axis=block.output_axis)
+    yield Located(output.tensor, output, sizes, first, module=block.output)
+
+
+def _stored(architecture: Architecture) -> ExpertTensors:
+    """How the checkpoint at hand stores experts; of none at hand, as the module holds them."""
+    routed = architecture.feed_forward.experts
+    assert routed is not None
+    return routed.stored[0] if architecture.stored_prefix and routed.stored else routed.held

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +40,31 @@ def pruned_config(
         plan: what is kept.
     """
     config: dict[str, Any] = read_json(base / "config.json")
-    return config | changed_sizes(architecture, sizes, stored_sizes(architecture, sizes, plan))
+    after = stored_sizes(architecture, sizes, plan)
+    return config | changed_sizes(config, architecture, sizes, after)
 
 
 def changed_sizes(
-    architecture: Architecture, sizes: Dimensions, after: Dimensions
+    config: Mapping[str, Any], architecture: Architecture, sizes: Dimensions, after: Dimensions
 ) -> dict[str, Any]:
     """Return the keys of `config.json` that say the sizes after a cut.
 
     Args:
+        config: the base's.
         architecture: the base's description.
         sizes: sizes of the base.
         after: sizes of the checkpoint after the cut.
     """
-    attention, changed = architecture.attention, {}
-    if architecture.feed_forward.width is not None and after.ffn != sizes.ffn:
-        changed[architecture.feed_forward.width] = after.ffn
+    attention, feed_forward = architecture.attention, architecture.feed_forward
+    changed: dict[str, Any] = {}
+    if feed_forward.width is not None and after.ffn != sizes.ffn:
+        changed[feed_forward.width] = after.ffn
+    routed = feed_forward.experts
+    if routed is not None and after.experts != sizes.experts:
+        changed |= {key: after.experts for key in routed.counts if config.get(key)}
+    if routed is not None and routed.shared is not None and after.shared != sizes.shared:
+        assert routed.shared.width is not None
+        changed[routed.shared.width] = after.shared
     if after.heads != sizes.heads:
         changed[attention.heads] = after.heads
         if isinstance(attention.key_value_heads, str):

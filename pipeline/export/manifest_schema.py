@@ -1,7 +1,7 @@
 """The manifest's schema: what a release says of itself, field by field.
 
 `python -m pipeline.export.manifest_schema` prints the JSON Schema that is committed as
-`docs/schemas/manifest-2.json`. A field is never changed or removed without a new `FORMAT`;
+`docs/schemas/manifest-3.json`. A field is never changed or removed without a new `FORMAT`;
 `upgraded` reads every earlier one.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-FORMAT = 2
+FORMAT = 3
 SHOWN_PROBLEMS = 3
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -159,9 +159,10 @@ class PromptPart(Part):
 class LayerPart(Part):
     """Kept units of one layer."""
 
-    ffn: Indices
+    ffn: Indices = Field(description="In a mixture of experts, expert after expert.")
     query_heads: Indices
     kv_heads: Indices
+    experts: Indices = Field(description="Routed experts; none in a dense model.")
 
 
 class PlanPart(Part):
@@ -171,6 +172,7 @@ class PlanPart(Part):
     heads: Count
     kv_heads: Count
     layers: list[LayerPart]
+    experts: Count
 
 
 class FilePart(Part):
@@ -183,7 +185,7 @@ class FilePart(Part):
 class Manifest(Part):
     """What a release says of itself: all of it can be checked, as docs/verification.md says."""
 
-    format: Literal[2]
+    format: Literal[3]
     name: str
     description: str
     language: str
@@ -211,7 +213,19 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A manifest of any earlier format, as one of today's; what it did not say stays unsaid."""
     if content.get("format") == 1 and isinstance(content.get("base"), dict):
         content = content | {"format": 2, "base": {"files": {}, **content["base"]}}
+    if content.get("format") == 2:
+        content = content | {"format": 3, "plan": _with_experts(content.get("plan"))}
     return content
+
+
+def _with_experts(plan: Any) -> Any:
+    """A plan of format 2, which knew dense models alone."""
+    if not isinstance(plan, dict) or not isinstance(plan.get("layers"), list):
+        return plan
+    layers = [
+        {"experts": [], **each} if isinstance(each, dict) else each for each in plan["layers"]
+    ]
+    return {"experts": 0, **plan, "layers": layers}
 
 
 def problems(content: dict[str, Any]) -> Iterator[str]:

@@ -167,8 +167,13 @@ def show_inspection(found: dict[str, Any], console: Console | None = None) -> No
         f"Model:      {escape(found['model'])} ({found['kind']}, {found['architecture']})"
     )
     console.print(f"Layers:     {found['layers']}, hidden size {found['hidden']:,}")
+    neurons = f"{units['ffn']:,} FFN neurons"
+    if "experts" in units:
+        neurons += f" in each of {units['experts']} experts"
+    if "shared_expert" in units:
+        neurons += f", {units['shared_expert']:,} in the shared one"
     console.print(
-        f"Units:      {units['ffn']:,} FFN neurons, {units['query_heads']} query heads and "
+        f"Units:      {neurons}, {units['query_heads']} query heads and "
         f"{units['kv_heads']} key/value heads of {units['head_dim']} in each layer"
     )
     kinds = {

@@ -9,12 +9,13 @@ model's own type, each added up in a wider one, and only a triangle is computed.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.scoring.experts import observed
 from pipeline.scoring.statistics import SUMS, SecondMoments, Statistics, UnitSums
 
 BLOCK_TOKENS = 512
@@ -27,14 +28,21 @@ class CapturePoints:
     """Modules whose inputs are the units' activations, one a layer.
 
     Attributes:
-        ffn: output projections of the feed-forward blocks.
+        ffn: output projections of the feed-forward blocks; in a mixture of experts, those of the
+            shared expert, if there is one.
         attention: output projections of the attention blocks.
         groups: key/value groups in each attention block.
+        experts: modules that run the routed experts.
+        count: routed experts of a layer.
+        width: neurons of each.
     """
 
     ffn: Sequence[nn.Module]
     attention: Sequence[nn.Module]
     groups: int
+    experts: Sequence[nn.Module] = ()
+    count: int = 0
+    width: int = 0
 
 
 class Collector:
@@ -59,14 +67,14 @@ class Collector:
     ) -> None:
         self.points = points
         self.skip_positions = skip_positions
-        layers = len(points.ffn)
+        self.moments = moments
+        layers = len(points.attention)
         ffn, attention = widths
         groups = points.groups if heads else 0
         self.statistics = Statistics.zeros(
-            layers, ffn, attention, groups, attention // points.groups
+            layers, ffn, attention, groups, attention // points.groups, points.count
         )
-        self.ffn_moments = _Moments(layers, ffn) if "ffn" in moments else None
-        self.attention_moments = _Moments(layers, attention) if "attention" in moments else None
+        self._moments: list[dict[str, _Moments]] = [{} for _ in range(layers)]
         self.batch_shape = (1, -1)  # sequences and tokens of the batch that is passing
         self._seen: set[tuple[str, int]] = set()
         self._buffers_of: dict[tuple[torch.device, int], Tensor] = {}
@@ -74,16 +82,14 @@ class Collector:
     @contextmanager
     def attached(self) -> Iterator[None]:
         """Attach the hooks, ahead of any that mask, so that removed units are measured too."""
-        handles = []
-        for kind, modules in (("ffn", self.points.ffn), ("attention", self.points.attention)):
-            for layer, module in enumerate(modules):
-                hook = self._hook(kind, layer)
-                handles.append(module.register_forward_pre_hook(hook, prepend=True))
-        try:
+        with ExitStack() as stack:
+            for kind, modules in (("ffn", self.points.ffn), ("attention", self.points.attention)):
+                for layer, module in enumerate(modules):
+                    hook = self._hook(kind, layer)
+                    stack.callback(module.register_forward_pre_hook(hook, prepend=True).remove)
+            if self.points.experts:
+                stack.enter_context(observed(self.points.experts, self._add_expert))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
     def count(self, sequences: int, length: int) -> None:
         """Record that a batch of `sequences` × `length` tokens has passed."""
@@ -91,23 +97,32 @@ class Collector:
 
     def coverage(self) -> dict[str, tuple[int, int]]:
         """(seen, expected) layers by unit kind."""
-        expected = len(self.points.ffn)
+        expected = len(self.points.attention)
         return {
             kind: (sum(seen == kind for seen, _ in self._seen), expected)
             for kind in ("ffn", "attention")
         }
 
+    def experts_seen(self) -> tuple[int, int]:
+        """(seen, expected) routed experts of all layers: some may get no token of a text."""
+        experts_LE = self.statistics.experts_LE
+        return int((experts_LE > 0).sum()), experts_LE.numel()
+
     def second_moments(self) -> SecondMoments:
         """The finished second moments."""
-        return SecondMoments(
-            self.statistics.tokens,
-            self.ffn_moments.finished() if self.ffn_moments else [],
-            self.attention_moments.finished() if self.attention_moments else [],
-        )
+        layers = [
+            {name: each.finished() for name, each in sorted(layer.items())}
+            for layer in self._moments
+        ]
+        if self.points.count and "ffn" in self.moments:
+            unseen = torch.zeros(self.points.width, self.points.width)
+            names = [f"ffn.{expert}" for expert in range(self.points.count)]
+            layers = [{name: unseen.clone() for name in names} | layer for layer in layers]
+        return SecondMoments(self.statistics.tokens, layers)
 
     def _hook(self, kind: str, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        sums: UnitSums = getattr(self.statistics, kind)
-        moments = self.ffn_moments if kind == "ffn" else self.attention_moments
+        first = self.points.count * self.points.width if kind == "ffn" else 0
+        name = "ffn.shared" if first else kind
 
         def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             x_BSU = inputs[0].detach()
@@ -115,12 +130,37 @@ class Collector:
                 x_BSU = x_BSU.unflatten(0, self.batch_shape)
             x_BSU = x_BSU[:, self.skip_positions :]
             groups = self.statistics.groups_LGDD[layer] if kind == "attention" else None
-            _add_sums(sums, layer, x_BSU, self._buffers(x_BSU), groups)
-            if moments is not None:
-                moments.add(layer, x_BSU.flatten(0, 1))
-            self._seen.add((kind, layer))
+            self._add(kind, name, layer, x_BSU, first, groups)
 
         return hook
+
+    def _add_expert(
+        self, layer: int, expert: int, tokens_T: Tensor, x_TU: Tensor, y_TH: Tensor
+    ) -> None:
+        """Add what a routed expert does to some of the batch's tokens, given by their numbers."""
+        counted = tokens_T % self.batch_shape[1] >= self.skip_positions
+        x_TU, y_TH = x_TU[counted], y_TH[counted]
+        self._add("ffn", f"ffn.{expert}", layer, x_TU[None], expert * self.points.width, None)
+        added = y_TH.float().square().sum(dtype=torch.float64)
+        self.statistics.experts_LE[layer, expert] += added.cpu()
+
+    def _add(
+        self,
+        kind: str,
+        name: str,
+        layer: int,
+        x_BSU: Tensor,
+        first: int,
+        groups_GDD: Tensor | None,
+    ) -> None:
+        self._seen.add((kind, layer))
+        sums: UnitSums = getattr(self.statistics, kind)
+        units = slice(first, first + x_BSU.shape[2])
+        _add_sums(sums, layer, units, x_BSU, self._buffers(x_BSU), groups_GDD)
+        if kind in self.moments:
+            if name not in self._moments[layer]:
+                self._moments[layer][name] = _Moments(x_BSU.shape[2], x_BSU.device)
+            self._moments[layer][name].add(x_BSU.flatten(0, 1))
 
     def _buffers(self, x_BSU: Tensor) -> Tensor:
         """Room for two blocks; made once, since fresh memory costs more than the sums."""
@@ -158,9 +198,14 @@ def collect(
 
 
 def _add_sums(
-    sums: UnitSums, layer: int, x_BSU: Tensor, buffers_2TU: Tensor, groups_GDD: Tensor | None
+    sums: UnitSums,
+    layer: int,
+    units: slice,
+    x_BSU: Tensor,
+    buffers_2TU: Tensor,
+    groups_GDD: Tensor | None,
 ) -> None:
-    """Add a batch's sums; `buffers_2TU` is room for two blocks in float32."""
+    """Add a batch's sums of some units; `buffers_2TU` is room for two blocks in float32."""
     added_4U = torch.zeros(len(SUMS), x_BSU.shape[2], dtype=torch.float64, device=x_BSU.device)
     groups = 0 if groups_GDD is None else len(groups_GDD)
     products: list[Tensor | float] = [0.0] * groups
@@ -176,7 +221,7 @@ def _add_sums(
             x_TD = x.chunk(groups, dim=1)[group]
             products[group] += x_TD.T @ x_TD
     for name, added_U in zip(SUMS, added_4U.cpu(), strict=True):
-        getattr(sums, f"{name}_LU")[layer] += added_U
+        getattr(sums, f"{name}_LU")[layer, units] += added_U
     if groups_GDD is not None:
         for group_DD, product_DD in zip(groups_GDD, products, strict=True):
             group_DD += torch.as_tensor(product_DD, device="cpu")
@@ -195,27 +240,18 @@ def _wide_enough(x: Tensor) -> Tensor:
 
 
 class _Moments:
-    """Σ x xᵀ of each layer: the upper triangle, in panels."""
+    """Σ x xᵀ of one projection's inputs: the upper triangle, in panels."""
 
-    def __init__(self, layers: int, width: int) -> None:
-        self.width = width
-        self._sums: list[Tensor | None] = [None] * layers
+    def __init__(self, width: int, device: torch.device) -> None:
+        self._sums = torch.zeros(width, width, dtype=torch.float32, device=device)
 
-    def add(self, layer: int, x_TU: Tensor) -> None:
-        sums = self._sums[layer]
-        if sums is None:
-            sums = torch.zeros(self.width, self.width, dtype=torch.float32, device=x_TU.device)
-            self._sums[layer] = sums
+    def add(self, x_TU: Tensor) -> None:
+        width = x_TU.shape[1]
         for block in _wide_enough(x_TU).split(MOMENT_BLOCK_TOKENS):
-            for start in range(0, self.width, MOMENT_PANEL):
+            for start in range(0, width, MOMENT_PANEL):
                 panel = block[:, start : start + MOMENT_PANEL]
-                sums[start : start + MOMENT_PANEL, start:] += panel.T @ block[:, start:]
+                self._sums[start : start + MOMENT_PANEL, start:] += panel.T @ block[:, start:]
 
-    def finished(self) -> list[Tensor]:
-        complete = []
-        for layer, sums in enumerate(self._sums):
-            if sums is None:
-                raise RuntimeError(f"layer {layer} has seen no tokens")
-            upper = sums.triu()
-            complete.append((upper + upper.triu(1).T).cpu())
-        return complete
+    def finished(self) -> Tensor:
+        upper = self._sums.triu()
+        return (upper + upper.triu(1).T).cpu()

@@ -36,6 +36,17 @@ def unit_importance(sums: UnitSums, tokens: int, kind: str) -> Tensor:
     raise ValueError(f"unknown importance {kind!r}")
 
 
+def expert_importance(statistics: Statistics) -> Tensor:
+    """Importance of every routed expert: √E‖y‖² of what it adds to the residual stream.
+
+    Tokens that do not take the expert count as zeros.
+
+    Returns:
+        float64 tensor of shape [L, E].
+    """
+    return (statistics.experts_LE / max(statistics.tokens, 1)).sqrt()
+
+
 def head_importance(
     statistics: Statistics, kind: str, heads: int, grams_LHDD: Tensor | None = None
 ) -> Tensor:

@@ -1,7 +1,7 @@
 """Activation statistics: per-unit sums over tokens, which can be merged, saved and loaded.
 
 Shape suffixes: L layers, U units (FFN neurons, or head-dimension coordinates of the attention
-output), G key/value groups, D coordinates of a group.
+output), G key/value groups, D coordinates of a group, E routed experts.
 """
 
 from __future__ import annotations
@@ -53,16 +53,24 @@ class Statistics:
         attention: sums of every coordinate of the attention output (heads × head_dim).
         groups_LGDD: Σ x xᵀ of every key/value group's coordinates, from which the contribution of
             any head or group to the residual stream follows; G is 0 where no heads are ranked.
+        experts_LE: Σ ‖y‖² of what every routed expert adds to the residual stream.
     """
 
     tokens: int
     ffn: UnitSums
     attention: UnitSums
     groups_LGDD: Tensor
+    experts_LE: Tensor
 
     @classmethod
     def zeros(
-        cls, layers: int, ffn: int, attention: int, groups: int, group_width: int
+        cls,
+        layers: int,
+        ffn: int,
+        attention: int,
+        groups: int,
+        group_width: int,
+        experts: int = 0,
     ) -> Statistics:
         """No tokens seen yet."""
         return cls(
@@ -70,6 +78,7 @@ class Statistics:
             ffn=UnitSums.zeros(layers, ffn),
             attention=UnitSums.zeros(layers, attention),
             groups_LGDD=torch.zeros(layers, groups, group_width, group_width, dtype=torch.float64),
+            experts_LE=torch.zeros(layers, experts, dtype=torch.float64),
         )
 
     def merge(self, other: Statistics) -> None:
@@ -78,10 +87,15 @@ class Statistics:
         self.ffn.merge(other.ffn)
         self.attention.merge(other.attention)
         self.groups_LGDD.add_(other.groups_LGDD)
+        self.experts_LE.add_(other.experts_LE)
 
     def save(self, path: Path) -> None:
         """Write as safetensors."""
-        tensors = {"tokens": torch.tensor([self.tokens]), "groups": self.groups_LGDD}
+        tensors = {
+            "tokens": torch.tensor([self.tokens]),
+            "groups": self.groups_LGDD,
+            "experts": self.experts_LE,
+        }
         for kind in ("ffn", "attention"):
             for name in SUMS:
                 tensors[f"{kind}.{name}"] = getattr(getattr(self, kind), f"{name}_LU")
@@ -94,31 +108,32 @@ class Statistics:
         ffn, attention = (
             UnitSums(*(tensors[f"{kind}.{name}"] for name in SUMS)) for kind in ("ffn", "attention")
         )
-        return cls(int(tensors["tokens"]), ffn, attention, tensors["groups"])
+        groups, experts = tensors["groups"], tensors["experts"]
+        return cls(int(tensors["tokens"]), ffn, attention, groups, experts)
 
 
 @dataclass
 class SecondMoments:
-    """Σ x xᵀ over tokens of each layer's FFN neurons and attention coordinates, in float32.
+    """Σ x xᵀ over tokens of the inputs of each layer's output projections, in float32.
 
-    Lists of L tensors of shape [U, U]; that of a unit kind which is not cut is empty.
+    Attributes:
+        tokens: positions that were counted.
+        layers: of each layer, tensors of shape [U, U] by the projection's name in the layer: "ffn",
+            "attention", "ffn.shared" or "ffn.<expert>". A kind that is not cut is left out.
     """
 
     tokens: int
-    ffn: list[Tensor]
-    attention: list[Tensor]
+    layers: list[dict[str, Tensor]]
 
     def save(self, folder: Path) -> None:
         """Write one safetensors file a layer, so that compensation can load one at a time."""
-        kinds = {"ffn": self.ffn, "attention": self.attention}
-        for layer in range(max(len(self.ffn), len(self.attention))):
-            tensors = {kind: moments[layer] for kind, moments in kinds.items() if moments}
-            tensors["tokens"] = torch.tensor([self.tokens])
+        for layer, moments in enumerate(self.layers):
+            tensors = {**moments, "tokens": torch.tensor([self.tokens])}
             save_file(tensors, folder / _layer_file(layer))
 
 
 def load_second_moments(folder: Path, layer: int) -> dict[str, Tensor]:
-    """Mean second moments E[x xᵀ] of one layer, by unit kind, in float64."""
+    """Mean second moments E[x xᵀ] of one layer, by the projection's name in it, in float64."""
     tensors = load_file(folder / _layer_file(layer))
     tokens = max(int(tensors.pop("tokens")), 1)
     return {kind: moments.double() / tokens for kind, moments in tensors.items()}

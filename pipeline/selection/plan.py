@@ -11,11 +11,12 @@ Indices = tuple[int, ...]
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Kept units of one layer, ascending."""
+    """Kept units of one layer, ascending; a dense model has no experts."""
 
     ffn: Indices
     query_heads: Indices
     kv_heads: Indices
+    experts: Indices = ()
 
 
 @dataclass(frozen=True)
@@ -23,16 +24,18 @@ class Plan:
     """What is kept in every layer, and out of how many.
 
     Attributes:
-        ffn: FFN neurons of a layer before the cut.
+        ffn: FFN neurons of a layer before the cut, those of all experts through.
         heads: query heads of a layer before the cut.
         kv_heads: key/value heads of a layer before the cut.
         layers: what is kept.
+        experts: routed experts of a layer before the cut.
     """
 
     ffn: int
     heads: int
     kv_heads: int
     layers: tuple[LayerPlan, ...]
+    experts: int = 0
 
     def removed_ffn(self, layer: int) -> Indices:
         """Removed FFN neurons of a layer, ascending."""
@@ -42,13 +45,19 @@ class Plan:
         """Removed query heads of a layer, ascending."""
         return complement(self.layers[layer].query_heads, self.heads)
 
+    def removed_experts(self, layer: int) -> Indices:
+        """Removed routed experts of a layer, ascending."""
+        return complement(self.layers[layer].experts, self.experts)
+
     def counts(self) -> dict[str, tuple[int, int]]:
         """(kept, total) over all layers, by unit kind."""
         layers = self.layers
+        experts = sum(len(x.experts) for x in layers), self.experts * len(layers)
         return {
             "ffn": (sum(len(x.ffn) for x in layers), self.ffn * len(layers)),
             "query_heads": (sum(len(x.query_heads) for x in layers), self.heads * len(layers)),
             "kv_heads": (sum(len(x.kv_heads) for x in layers), self.kv_heads * len(layers)),
+            **({"experts": experts} if self.experts else {}),
         }
 
     def to_json(self) -> str:
@@ -67,7 +76,8 @@ class Plan:
             LayerPlan(**{kind: tuple(indices) for kind, indices in layer.items()})
             for layer in value["layers"]
         )
-        return cls(value["ffn"], value["heads"], value["kv_heads"], layers)
+        sizes = value["ffn"], value["heads"], value["kv_heads"]
+        return cls(*sizes, layers, value.get("experts", 0))
 
 
 def complement(kept: Indices, total: int) -> Indices:
@@ -84,6 +94,7 @@ def overlap(one: Plan, other: Plan) -> dict[str, float]:
     removed: dict[str, tuple[set[tuple[int, int]], set[tuple[int, int]]]] = {
         "ffn": (_all(one, Plan.removed_ffn), _all(other, Plan.removed_ffn)),
         "query_heads": (_all(one, Plan.removed_heads), _all(other, Plan.removed_heads)),
+        "experts": (_all(one, Plan.removed_experts), _all(other, Plan.removed_experts)),
     }
     return {kind: len(a & b) / len(a | b) for kind, (a, b) in removed.items() if a | b}
 

@@ -100,6 +100,29 @@ def kept_per_group(
     )
 
 
+def kept_experts(experts: int, chosen: int, fraction: float) -> int:
+    """Routed experts that stay: as many as a token takes at least, and one goes at least.
+
+    Args:
+        experts: routed experts of a layer.
+        chosen: those that a token takes.
+        fraction: share to remove.
+
+    Raises:
+        InputError: a token takes all of them.
+    """
+    if fraction == 0:
+        return experts
+    if chosen >= experts:
+        raise InputError(
+            f"each token takes {chosen} of {experts} experts, so that none can go",
+            where="select.experts.fraction",
+            remedy="set it to 0",
+        )
+    wanted = round(experts * (1 - Fraction(str(fraction))))
+    return min(max(wanted, chosen, 1), experts - 1)
+
+
 def _nearest(total: int, fraction: float, legal: list[int], what: str) -> int:
     if fraction == 0:
         return total

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
+from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.architectures.registry import (
     as_stored,
     check_described,
@@ -29,6 +29,7 @@ from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import model_class
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
+from pipeline.surgery.projections import Kind, projections
 from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
 
 
@@ -54,10 +55,15 @@ class Base:
         names = ["config.json", *companions(self.model.path)]
         return {name: digest_of_file(self.model.path / name) for name in names}
 
-    def weight(self, layer: int, block: FeedForward | Attention) -> Tensor:
-        """Weight [hidden, U] of a block's output projection, in its stored type."""
-        name = self.architecture.tensor(layer, f"{block.output}.weight")
-        return self.tensors[name].read().movedim(block.output_axis, 1)
+    def weight(self, layer: int, kind: Kind) -> Tensor:
+        """Output columns [hidden, U] of a layer's units of one kind, in their stored type."""
+        columns, tensor, read = [], None, ""
+        for each in projections(self.architecture, self.dimensions, layer):
+            if each.kind == kind:
+                if tensor is None or read != each.tensor:
+                    tensor, read = self.tensors[each.tensor].read(), each.tensor
+                columns.append(each.columns(tensor))
+        return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
 
 def open_base(model: ResolvedModel) -> Base:
@@ -74,10 +80,10 @@ def open_base(model: ResolvedModel) -> Base:
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
     architecture = as_stored(describe(config, model.name), tensors)
     sizes = dimensions(config, architecture, model.name)
-    check_tensors(architecture, sizes.layers, tensors)
+    check_tensors(architecture, sizes, tensors)
     shapes = {name: tensor.shape for name, tensor in tensors.items()}
     check_shapes(architecture, sizes, shapes, model.name)
-    for name in cut_tensors(architecture, sizes.layers, tensors):
+    for name in cut_tensors(architecture, sizes, tensors):
         _ = tensors[name].torch_dtype  # refuses what cannot be cut, before hours of scoring
     return Base(model, config, architecture, sizes, tensors)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -10,10 +10,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
+from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.progress import Progress
 from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
-from pipeline.scoring.importance import head_importance, unit_importance
+from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
 from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores, uniform
 from pipeline.selection.overall import keep_lowest_overall, keep_multiples_overall
@@ -21,8 +21,9 @@ from pipeline.selection.plan import LayerPlan, Plan, complement
 from pipeline.stages.base import Base
 from pipeline.stages.measure import Measurement, Measurer
 from pipeline.surgery.compensation import CompensationMap, compensation_map
-from pipeline.surgery.coordinates import can_have_heads, head_coordinates
+from pipeline.surgery.coordinates import can_have_heads
 from pipeline.surgery.masking import Maps, masked
+from pipeline.surgery.projections import projections
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,16 @@ def compensate(
     with progress.bar("compensation", len(plan.layers), "layers") as advance:
         for layer in range(len(plan.layers)):
             moments = load_second_moments(measurement.moments, layer)
-            for kind, block, kept, removed in _outputs(base, plan, layer):
-                if removed:
-                    name = base.architecture.tensor(layer, f"{block.output}.weight")
-                    maps[name] = compensation_map(
-                        moments[kind],
+            for each in projections(base.architecture, base.dimensions, layer):
+                kept, removed = each.units_of(plan, layer, base.dimensions.head_dim)
+                if kept and removed:  # of an expert that goes, nothing is left to compensate
+                    maps[each.key] = compensation_map(
+                        moments[each.name],
                         kept,
                         removed,
                         ridge=recipe.compensate.ridge,
-                        dtype=base.tensors[name].torch_dtype,
-                        where=name,
+                        dtype=base.tensors[each.tensor].torch_dtype,
+                        where=each.key,
                     )
             advance(1)
     return maps
@@ -120,25 +121,12 @@ def _measure(
     return measurer.measure(state, lambda model: masking(base, plan, maps, model))
 
 
-def _outputs(
-    base: Base, plan: Plan, layer: int
-) -> Iterator[tuple[str, FeedForward | Attention, tuple[int, ...], tuple[int, ...]]]:
-    kept, head_dim = plan.layers[layer], base.dimensions.head_dim
-    yield "ffn", base.architecture.feed_forward, kept.ffn, plan.removed_ffn(layer)
-    yield (
-        "attention",
-        base.architecture.attention,
-        head_coordinates(kept.query_heads, head_dim),
-        head_coordinates(plan.removed_heads(layer), head_dim),
-    )
-
-
 def _plan(
     base: Base, recipe: Recipe, measurement: Measurement, portion: float, previous: Plan | None
 ) -> tuple[Plan, dict[str, dict[str, float]]]:
     sizes = base.dimensions
     summary: dict[str, dict[str, float]] = {}
-    ffn = [list(range(sizes.ffn))] * sizes.layers
+    ffn = [list(range(sizes.neurons))] * sizes.layers
     if recipe.select.ffn.fraction:
         scores_LU, protected_LU = _ffn_scores(base, recipe.select.ffn, measurement, recipe.seed)
         _keep_removed(scores_LU, previous, Plan.removed_ffn)
@@ -150,8 +138,7 @@ def _plan(
         elif recipe.select.policy == "ragged":
             ffn = keep_multiples_overall(scores_LU, fraction, multiple, protected_LU)
         else:
-            keep = uniform.kept_width(sizes.ffn, fraction, multiple)
-            ffn = uniform.keep_lowest(scores_LU, keep, protected_LU)
+            ffn = _keep_in_each_block(sizes, scores_LU, fraction, multiple, protected_LU)
         summary["ffn"] = _summary(scores_LU, ffn) | {
             "protected": float(protected_LU.sum()),
             "of_worst_overall": _of_worst_overall(scores_LU, ffn, protected_LU),
@@ -164,11 +151,54 @@ def _plan(
         summary["attention"] = _summary(
             scores_LU, groups if recipe.select.attention.unit == "kv_group" else queries
         )
+    experts = [list(range(sizes.experts))] * sizes.layers
+    if recipe.select.experts.fraction:
+        fraction = round(recipe.select.experts.fraction * portion, 9)
+        scores_LE = _expert_scores(recipe, measurement)
+        _keep_removed(scores_LE, previous, Plan.removed_experts)
+        keep = uniform.kept_experts(sizes.experts, sizes.chosen, fraction)
+        experts = uniform.keep_lowest(scores_LE, keep)
+        summary["experts"] = _summary(scores_LE, experts)
+        ffn = [_of_experts(sizes, *each) for each in zip(ffn, experts, strict=True)]
     layers = tuple(
-        LayerPlan(tuple(f), tuple(q), tuple(g))
-        for f, q, g in zip(ffn, queries, groups, strict=True)
+        LayerPlan(*map(tuple, kept)) for kept in zip(ffn, queries, groups, experts, strict=True)
     )
-    return Plan(sizes.ffn, sizes.heads, sizes.kv_heads, layers), summary
+    plan = Plan(sizes.neurons, sizes.heads, sizes.kv_heads, layers, sizes.experts)
+    return plan, summary
+
+
+def _keep_in_each_block(
+    sizes: Dimensions, scores_LU: Tensor, fraction: float, multiple: int, protected_LU: Tensor
+) -> list[list[int]]:
+    """Keep the same number of neurons in every layer, and in every expert of a mixture."""
+    kept: list[list[int]] = [[] for _ in range(sizes.layers)]
+    for block in sizes.blocks:
+        columns = slice(block.start, block.stop)
+        width = uniform.kept_width(len(block), fraction, multiple)
+        rows = uniform.keep_lowest(scores_LU[:, columns], width, protected_LU[:, columns])
+        for layer, row in enumerate(rows):
+            kept[layer] += [block.start + unit for unit in row]
+    return kept
+
+
+def _of_experts(sizes: Dimensions, neurons: list[int], experts: list[int]) -> list[int]:
+    """Those of some neurons whose expert stays; all of the shared expert's do."""
+    routed = sizes.experts * sizes.ffn
+    return [unit for unit in neurons if unit >= routed or unit // sizes.ffn in set(experts)]
+
+
+def _expert_scores(recipe: Recipe, measurement: Measurement) -> Tensor:
+    settings = recipe.select.experts
+    forget_LE, retain_LE = (
+        expert_importance(each) for each in (measurement.forget, measurement.retain)
+    )
+    if settings.score == "random":
+        layers, experts = forget_LE.shape
+        return scores.random(layers, experts, recipe.seed + 2)
+    if settings.score == "ratio":
+        return scores.ratio(forget_LE, retain_LE, settings.epsilon)
+    ones_LE = torch.ones_like(forget_LE)
+    return scores.contribution(forget_LE, retain_LE, ones_LE, settings.epsilon)
 
 
 def _ffn_scores(
@@ -176,10 +206,7 @@ def _ffn_scores(
 ) -> tuple[Tensor, Tensor]:
     forget, retain = measurement.forget, measurement.retain
     norms_LU = torch.stack(
-        [
-            base.weight(layer, base.architecture.feed_forward).double().norm(dim=0)
-            for layer in range(base.dimensions.layers)
-        ]
+        [base.weight(layer, "ffn").double().norm(dim=0) for layer in range(base.dimensions.layers)]
     )
     forget_LU = unit_importance(forget.ffn, forget.tokens, settings.importance)
     retain_LU = unit_importance(retain.ffn, retain.tokens, settings.importance)
@@ -224,7 +251,7 @@ def _head_scores(
     units = sizes.kv_heads if settings.unit == "kv_group" else sizes.heads
     grams = []
     for layer in range(sizes.layers):
-        weight_HU = base.weight(layer, base.architecture.attention).double()
+        weight_HU = base.weight(layer, "attention").double()
         weight_HUD = weight_HU.unflatten(1, (units, -1))
         grams.append(torch.einsum("hud,hue->ude", weight_HUD, weight_HUD))
     grams_LUDD = torch.stack(grams)

@@ -16,8 +16,9 @@ from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.measure import Measurer
-from pipeline.surgery.coordinates import TensorCut, tensor_cuts
+from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
+from pipeline.surgery.tensor_cut import TensorCut
 
 FORMAT = 1
 

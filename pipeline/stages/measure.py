@@ -22,7 +22,7 @@ from pipeline.scoring.collection import CapturePoints, Collector, collect
 from pipeline.scoring.statistics import Statistics
 from pipeline.stages.base import Base, load_model
 
-FORMAT = 4
+FORMAT = 5
 STATISTICS = "statistics.safetensors"
 COVERAGE = "coverage.json"
 Sequences = dict[str, Tensor]  # by side, token ids [N, S]
@@ -136,14 +136,22 @@ class Measurer:
 
     def _collector(self, model: nn.Module, side: str) -> Collector:
         sizes, architecture = self.base.dimensions, self.base.architecture
+        dense, routed = architecture.feed_forward, architecture.feed_forward.experts
+        experts: list[nn.Module] = []
+        if routed is not None:
+            experts = output_modules(model, architecture, dense.output)
+        block = dense if routed is None else routed.shared
         points = CapturePoints(
-            ffn=output_modules(model, architecture, architecture.feed_forward.output),
+            ffn=output_modules(model, architecture, block.output) if block else [],
             attention=output_modules(model, architecture, architecture.attention.output),
             groups=sizes.kv_heads,
+            experts=experts,
+            count=sizes.experts,
+            width=sizes.ffn if experts else 0,
         )
         return Collector(
             points,
-            (sizes.ffn, sizes.heads * sizes.head_dim),
+            (sizes.neurons, sizes.heads * sizes.head_dim),
             skip_positions=self.recipe.scoring.skip_positions,
             moments=self.moment_kinds if side == "retain" else frozenset(),
             heads=self.ranks_heads,
@@ -171,6 +179,9 @@ def _check_coverage(collector: Collector, heads: int) -> dict[str, str]:
         units = neurons if kind == "ffn" else heads
         coverage["layers"] = f"{seen}/{expected}"
         coverage["neurons" if kind == "ffn" else "heads"] = f"{seen * units:,}/{expected * units:,}"
+    if collector.points.experts:
+        seen, expected = collector.experts_seen()
+        coverage["experts that got a token"] = f"{seen:,}/{expected:,}"
     return coverage
 
 

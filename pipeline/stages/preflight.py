@@ -17,6 +17,7 @@ from pipeline.sources.packing import as_chat
 from pipeline.stages.base import Base
 from pipeline.stages.choose import legal_heads
 
+GROUPED_MULTIPLE = 8  # of 16-bit numbers, in 16 bytes
 CONTEXT = "max_position_embeddings"  # the config's name for it, in all described families
 
 
@@ -58,10 +59,18 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
             where="select.attention.fraction",
             remedy="set it to 0 and remove FFN neurons alone",
         )
+    _check_experts(recipe, architecture)
     if select.policy != "uniform":
         neurons = sizes.ffn - int(sizes.ffn * ffn.fraction)
     else:
         neurons = uniform.kept_width(sizes.ffn, ffn.fraction, ffn.multiple_of)
+    if sizes.experts and ffn.fraction and neurons % GROUPED_MULTIPLE:
+        raise InputError(
+            f"experts of {neurons} neurons cannot be multiplied in groups, as transformers does; "
+            "their rows must be multiples of 16 bytes",
+            where="select.ffn.multiple_of",
+            remedy=f"choose a multiple of {GROUPED_MULTIPLE}",
+        )
     heads, groups = sizes.heads, sizes.kv_heads
     legal = legal_heads(recipe, architecture, sizes)
     if attention.unit == "kv_group":
@@ -69,14 +78,35 @@ def kept_sizes(recipe: Recipe, architecture: Architecture, sizes: Dimensions) ->
         heads = groups * sizes.heads_per_group
     else:
         heads = groups * uniform.kept_per_group(groups, heads, attention.fraction, legal)
-    removed = sizes.ffn - neurons + sizes.heads - heads
+    shared, experts = sizes.shared, sizes.experts
+    if shared:
+        shared = uniform.kept_width(shared, ffn.fraction, ffn.multiple_of)
+    if experts:
+        experts = uniform.kept_experts(experts, sizes.chosen, select.experts.fraction)
+    removed = sizes.ffn - neurons + sizes.heads - heads + sizes.experts - experts
     if select.steps > removed:
         raise InputError(
             f"{select.steps} steps cannot share the {removed} units that each layer loses",
             where="select.steps",
             remedy=f"choose at most {removed}; 2 to 4 are common",
         )
-    return replace(sizes, ffn=neurons, heads=heads, kv_heads=groups)
+    return replace(sizes, ffn=neurons, heads=heads, kv_heads=groups, experts=experts, shared=shared)
+
+
+def _check_experts(recipe: Recipe, architecture: Architecture) -> None:
+    routed = architecture.feed_forward.experts is not None
+    if recipe.select.experts.fraction and not routed:
+        raise InputError(
+            "this model is no mixture of experts",
+            where="select.experts.fraction",
+            remedy="set it to 0",
+        )
+    if recipe.select.policy != "uniform" and routed:
+        raise InputError(
+            f"a mixture of experts cannot have the shape {recipe.select.policy}",
+            where="select.policy",
+            remedy="set it to uniform: the same number of neurons goes from every expert",
+        )
 
 
 def check_context(recipe: Recipe, positions: int | None, where: str) -> None:

@@ -2,84 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from pipeline.architectures.description import Architecture, Cut, Dimensions, Layout
-from pipeline.architectures.registry import attention_cuts, feed_forward_cuts
+from pipeline.architectures.description import Architecture, Dimensions, Layout
+from pipeline.architectures.registry import Located, expert_rows, head_tensors, neuron_tensors
 from pipeline.selection.plan import LayerPlan, Plan
+from pipeline.surgery.tensor_cut import NOTHING, TensorCut
 
 Indices = NDArray[np.int64]
-NOTHING = -1  # in the place of an entry: zeros
-
-
-@dataclass(frozen=True)
-class TensorCut:
-    """What stands along one axis after the cut.
-
-    Attributes:
-        axis: axis that is cut.
-        entries: for each entry after the cut, which one it was; `NOTHING` stands for zeros.
-        total: length of the axis before the cut.
-    """
-
-    axis: int
-    entries: tuple[int, ...]
-    total: int
-
-    @property
-    def keep(self) -> tuple[int, ...]:
-        """Entries that stay, in the order in which they stand."""
-        return tuple(entry for entry in self.entries if entry != NOTHING)
-
-    @property
-    def removed(self) -> tuple[int, ...]:
-        """Entries that go, ascending."""
-        kept = set(self.entries)
-        return tuple(entry for entry in range(self.total) if entry not in kept)
-
-    @property
-    def pads(self) -> bool:
-        """Whether zeros stand in the place of what was removed."""
-        return NOTHING in self.entries
-
-    def apply(self, tensor: Tensor) -> Tensor:
-        """The tensor after the cut."""
-        entries = torch.tensor(self.entries, dtype=torch.long)
-        taken = tensor.index_select(self.axis, entries.clamp(min=0))
-        if self.pads:
-            taken.index_fill_(self.axis, (entries == NOTHING).nonzero().flatten(), 0.0)
-        return taken
-
-    def place(self, kept: Tensor) -> Tensor:
-        """Put what is kept, in order along the axis, where it stands after the cut."""
-        if not self.pads:
-            return kept
-        shape = list(kept.shape)
-        shape[self.axis] = len(self.entries)
-        return kept.new_zeros(shape).index_copy_(self.axis, self._places(), kept)
-
-    def kept_of(self, stored: Tensor) -> tuple[Tensor, Tensor]:
-        """Of a tensor after the cut, what is kept, and what stands in the place of the rest."""
-        if not self.pads:
-            return stored, stored.narrow(self.axis, 0, 0)
-        empty = [place for place, entry in enumerate(self.entries) if entry == NOTHING]
-        padding = torch.tensor(empty, dtype=torch.long)
-        return (
-            stored.index_select(self.axis, self._places()),
-            stored.index_select(self.axis, padding),
-        )
-
-    def _places(self) -> Tensor:
-        kept = [place for place, entry in enumerate(self.entries) if entry != NOTHING]
-        return torch.tensor(kept, dtype=torch.long)
 
 
 def head_coordinates(heads: Sequence[int], head_dim: int) -> tuple[int, ...]:
@@ -100,14 +36,14 @@ def stored_sizes(architecture: Architecture, sizes: Dimensions, plan: Plan) -> D
     number of neurons or of heads, they keep their room, and zeros stand in the place of what is
     removed.
     """
-    ffn = max(len(layer.ffn) for layer in plan.layers)
+    widest = max((_own_sizes(sizes, layer) for layer in plan.layers), key=lambda own: own.ffn)
     if architecture.feed_forward.width is None:
-        ffn = sizes.ffn
+        widest = replace(widest, ffn=sizes.ffn)
     heads, kv_heads = sizes.heads, sizes.kv_heads
     counts = {(len(layer.query_heads), len(layer.kv_heads)) for layer in plan.layers}
     if len(counts) == 1 and can_have_heads(architecture, sizes, next(iter(counts))[0]):
         heads, kv_heads = counts.pop()
-    return replace(sizes, ffn=ffn, heads=heads, kv_heads=kv_heads)
+    return replace(widest, heads=heads, kv_heads=kv_heads)
 
 
 def layer_sizes(
@@ -122,11 +58,24 @@ def layer_sizes(
         return (stored_sizes(architecture, sizes, plan),) * sizes.layers
     own = []
     for layer in plan.layers:
-        after = replace(sizes, ffn=len(layer.ffn))
+        after = _own_sizes(sizes, layer)
         if architecture.attention.counts is not None:
             after = replace(after, heads=len(layer.query_heads), kv_heads=len(layer.kv_heads))
         own.append(after)
     return tuple(own)
+
+
+def _own_sizes(sizes: Dimensions, layer: LayerPlan) -> Dimensions:
+    """Sizes of a layer's feed-forward block after the cut."""
+    if not sizes.experts:
+        return replace(sizes, ffn=len(layer.ffn))
+    routed = sum(neuron < sizes.experts * sizes.ffn for neuron in layer.ffn)
+    return replace(
+        sizes,
+        ffn=routed // len(layer.experts),
+        experts=len(layer.experts),
+        shared=len(layer.ffn) - routed,
+    )
 
 
 def can_have_heads(architecture: Architecture, sizes: Dimensions, heads: int) -> bool:
@@ -140,7 +89,7 @@ def can_have_heads(architecture: Architecture, sizes: Dimensions, heads: int) ->
 def tensor_cuts(
     architecture: Architecture, sizes: Dimensions, plan: Plan, *, ragged: bool = False
 ) -> dict[str, TensorCut]:
-    """Every stored tensor that the plan changes, by its full name.
+    """Every stored tensor that the plan changes, by its full name before the cut.
 
     Args:
         architecture: the base's description.
@@ -151,18 +100,45 @@ def tensor_cuts(
     layers = zip(plan.layers, layer_sizes(architecture, sizes, plan, ragged=ragged), strict=True)
     cuts = {}
     for number, (layer, after) in enumerate(layers):
-        neurons = np.array(_slots(layer.ffn, after.ffn, sizes.ffn))
-        heads = np.array(_head_slots(layer, after, sizes))
-        for block, slots, units in (
-            (feed_forward_cuts(architecture), neurons, sizes.ffn),
-            (attention_cuts(architecture), heads, sizes.heads + sizes.kv_heads),
-        ):
-            if np.array_equal(slots, np.arange(units)):
-                continue  # nothing goes
-            for cut in block:
-                name = architecture.tensor(number, cut.tensor)
-                cuts[name] = _cut(cut, sizes, after, slots)
+        for located, own, slots in _slotted(architecture, sizes, layer, after):
+            name = architecture.tensor(number, located.name)
+            renamed: str | None = name
+            if located.expert is not None:
+                renamed = None
+                if located.expert in layer.experts:
+                    place = layer.experts.index(located.expert)
+                    renamed = architecture.tensor(number, located.cut.tensor.format(expert=place))
+            cut = _cut(located, own, np.array(slots, dtype=np.int64), layer.experts, renamed)
+            if (
+                renamed != name
+                or cut.entries != tuple(range(len(cut.entries)))
+                or (cut.after != cut.before)
+            ):
+                cuts[name] = cut
     return cuts
+
+
+def _slotted(
+    architecture: Architecture, sizes: Dimensions, layer: LayerPlan, after: Dimensions
+) -> Iterator[tuple[Located, Dimensions, Sequence[int]]]:
+    """Yield each tensor of a layer, its own sizes after the cut, and which unit stands where."""
+    for located in neuron_tensors(architecture, sizes):
+        own, width = after, located.sizes.ffn
+        if located.cut.stacked:
+            width = sizes.experts * sizes.ffn
+        elif located.sizes is not sizes:  # the shared expert
+            own = replace(after, ffn=after.shared)
+        first = located.first
+        kept = [neuron - first for neuron in layer.ffn if first <= neuron < first + width]
+        room = own.experts * own.ffn if located.cut.stacked else own.ffn
+        if located.expert is not None and located.expert not in layer.experts:
+            own, room = replace(own, ffn=0), 0
+        yield located, own, _slots(kept, room, width)
+    for located in expert_rows(architecture, sizes):
+        yield located, after, layer.experts
+    heads = _head_slots(layer, after, sizes)
+    for located in head_tensors(architecture, sizes):
+        yield located, after, heads
 
 
 def _slots(kept: Sequence[int], room: int, total: int) -> tuple[int, ...]:
@@ -184,13 +160,35 @@ def _head_slots(layer: LayerPlan, after: Dimensions, sizes: Dimensions) -> tuple
     )
 
 
-def _cut(cut: Cut, sizes: Dimensions, after: Dimensions, slots: Indices) -> TensorCut:
-    before, now = _axis(cut.layout, sizes), _axis(cut.layout, after)
+def _cut(
+    located: Located,
+    after: Dimensions,
+    slots: Indices,
+    experts: tuple[int, ...],
+    renamed: str | None,
+) -> TensorCut:
+    layout, axis = located.cut.layout, located.cut.axis
+    before, now = _axis(layout, located.sizes), _axis(layout, after)
     unit = slots[now.unit]  # of the base, for each entry after the cut
     stays = unit != NOTHING
     entries = np.full(len(now.unit), NOTHING)
     entries[stays] = before.order[before.start[unit[stays]] + now.rank[stays]]
-    return TensorCut(cut.axis, tuple(entries.tolist()), len(before.unit))
+    whole = TensorCut(
+        axes=(axis,),
+        entries=tuple(entries.tolist()),
+        before=(len(before.unit),),
+        after=(len(now.unit),),
+        name=renamed,
+    )
+    if not located.cut.stacked:
+        return whole
+    return replace(
+        whole,
+        axes=(0, axis),
+        before=(located.sizes.experts, len(before.unit) // located.sizes.experts),
+        after=(after.experts, len(now.unit) // after.experts),
+        experts=experts,
+    )
 
 
 class _Axis(NamedTuple):
@@ -211,9 +209,9 @@ class _Axis(NamedTuple):
 
 @cache
 def _axis(layout: Layout, sizes: Dimensions) -> _Axis:
-    unit = np.asarray(layout(sizes))
+    unit = np.asarray(layout(sizes), dtype=np.int64)
     order = np.argsort(unit, kind="stable")
-    start = np.searchsorted(unit[order], np.arange(unit.max() + 1))
+    start = np.searchsorted(unit[order], np.arange(unit.max(initial=-1) + 1))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(unit)) - start[unit[order]]
     return _Axis(unit, rank, order, start)

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from pipeline.errors import BrokenError
 from pipeline.surgery.compensation import CompensationMap
-from pipeline.surgery.coordinates import TensorCut
 from pipeline.surgery.safetensors_stream import (
     TORCH_DTYPES,
     StoredTensor,
     stored_tensors,
     write_checkpoint,
 )
+from pipeline.surgery.tensor_cut import TensorCut
 
 MAX_SHARD_BYTES = 5_000_000_000
 
@@ -59,7 +59,7 @@ def cut_checkpoint(
         base: checkpoint folder with safetensors files.
         target: existing folder.
         cuts: by tensor name, the entries that stay.
-        maps: by tensor name, the compensation of output projections.
+        maps: by the projection's key, the compensation of output projections.
         advance: called with the bytes of each tensor written.
         max_shard_bytes: size at which a new file begins.
 
@@ -67,28 +67,52 @@ def cut_checkpoint(
         BrokenError: the disk has no room, or a tensor is stored in a type that cannot be cut.
     """
     before = stored_tensors(base)
-    by_name = {tensor.name: tensor for tensor in before}
-    after = [_resized(tensor, cuts) for tensor in before]
+    after: list[StoredTensor] = []
+    origins: dict[str, StoredTensor] = {}  # by the name after the cut
+    for tensor in before:
+        if (resized := _resized(tensor, cuts)) is not None:
+            after.append(resized)
+            origins[resized.name] = tensor
     check_room(target, sum(tensor.size for tensor in after))
+    compensated = {
+        tensor.name
+        for tensor in before
+        if tensor.name in cuts
+        and any(each.key(tensor.name) in maps for each in cuts[tensor.name].matrices())
+    }
 
     def produce(name: str) -> Tensor | None:
-        if name not in cuts:
+        origin = origins[name]
+        if origin.name not in cuts:
             return None
-        tensor = by_name[name].read()
-        if name in maps:
-            axis = cuts[name].axis
-            kept = maps[name].kept_columns(tensor.movedim(axis, 1)).movedim(1, axis)
-            return cuts[name].place(kept)
-        return cuts[name].apply(tensor)
+        cut, tensor = cuts[origin.name], origin.read()
+        if origin.name not in compensated:
+            return cut.apply(tensor)
+        return compensate(tensor, cut, origin.name, maps)
 
     write_checkpoint(target, after, produce, max_shard_bytes, advance)
     return SurgeryReport(
-        sliced=sorted(set(cuts) & set(by_name) - set(maps)),
-        compensated=sorted(maps),
-        untouched=len(set(by_name) - set(cuts)),
+        sliced=sorted(set(cuts) & {tensor.name for tensor in before} - compensated),
+        compensated=sorted(compensated),
+        untouched=len({tensor.name for tensor in before} - set(cuts)),
         parameters=(parameters_of(before), parameters_of(after)),
         bytes=(sum(t.size for t in before), sum(t.size for t in after)),
     )
+
+
+def compensate(
+    tensor: Tensor, cut: TensorCut, name: str, maps: Mapping[str, CompensationMap]
+) -> Tensor:
+    """An output projection, or a stack of them, cut and compensated."""
+    if not cut.experts:
+        kept = maps[name].kept_columns(tensor.movedim(cut.axis, 1)).movedim(1, cut.axis)
+        return cut.place(kept)
+    smaller = cut.apply(tensor).contiguous()
+    for each in cut.matrices():
+        if (own := maps.get(each.key(name))) is not None:
+            columns = own.kept_columns(each.before(tensor).movedim(cut.axis, 1))
+            each.after(smaller).movedim(cut.axis, 1).copy_(columns)
+    return smaller
 
 
 def parameters_of(tensors: list[StoredTensor]) -> int:
@@ -112,7 +136,8 @@ def check_room(target: Path, needed: int) -> None:
         )
 
 
-def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTensor:
+def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTensor | None:
+    """A tensor as it is after the cut; None if all of it goes."""
     cut = cuts.get(tensor.name)
     if cut is None:
         return tensor
@@ -122,10 +147,10 @@ def _resized(tensor: StoredTensor, cuts: Mapping[str, TensorCut]) -> StoredTenso
             where=str(tensor.file),
             remedy="dequantise the base model first and save it as bfloat16 or float32",
         )
-    if tensor.shape[cut.axis] != cut.total:
+    if (lengths := cut.lengths_of(tensor.shape)) != cut.before:
         raise BrokenError(
-            f"{tensor.name} has {tensor.shape[cut.axis]} entries on axis {cut.axis}, "
-            f"the plan expects {cut.total}",
+            f"{tensor.name} has {lengths} entries on its axes {cut.axes}, the plan expects "
+            f"{cut.before}",
             where=str(tensor.file),
         )
-    return tensor.resized(cut.axis, len(cut.entries))
+    return None if cut.name is None else tensor.reshaped(cut.shape_of(tensor.shape), cut.name)

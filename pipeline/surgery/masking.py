@@ -7,19 +7,20 @@ ones, never from already compensated ones, so that steps do not pile up rounding
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
-from pipeline.architectures.registry import output_modules
-from pipeline.selection.plan import Plan, complement
+from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.registry import layer_module
+from pipeline.selection.plan import Indices, Plan
 from pipeline.surgery.compensation import CompensationMap
-from pipeline.surgery.coordinates import head_coordinates
+from pipeline.surgery.projections import Projection, projections
 
-Maps = Mapping[str, CompensationMap]  # by full name of the output projection's weight
+Maps = Mapping[str, CompensationMap]  # by the projection's key
 
 
 @contextmanager
@@ -36,35 +37,59 @@ def masked(
         maps: compensation of output projections; empty for none.
     """
     with ExitStack() as stack:
-        for block, removed in _removed_inputs(architecture, sizes, plan):
-            modules = output_modules(model, architecture, block.output)
-            for layer, module in enumerate(modules):
-                if removed[layer]:
-                    hook = module.register_forward_pre_hook(_zero(removed[layer]))
-                    stack.callback(hook.remove)
-                full = architecture.tensor(layer, f"{block.output}.weight")
-                if full in maps:
-                    stack.enter_context(_compensated(module, block.output_axis, maps[full]))
+        for layer in range(len(plan.layers)):
+            own = list(projections(architecture, sizes, layer))
+            for each in own:
+                if each.expert is None:
+                    module = layer_module(model, architecture, layer, each.module)
+                    _, removed = each.units_of(plan, layer, sizes.head_dim)
+                    _mask_module(stack, module, each, removed, maps)
+            if architecture.feed_forward.experts is not None:
+                of_experts = [each for each in own if each.expert is not None]
+                _mask_experts(stack, model, architecture, plan, layer, of_experts, maps)
         yield
 
 
-def _removed_inputs(
-    architecture: Architecture, sizes: Dimensions, plan: Plan
-) -> Iterator[tuple[FeedForward | Attention, list[tuple[int, ...]]]]:
-    yield (
-        architecture.feed_forward,
-        [complement(kept.ffn, plan.ffn) for kept in plan.layers],
-    )
-    yield (
-        architecture.attention,
-        [
-            head_coordinates(complement(kept.query_heads, plan.heads), sizes.head_dim)
-            for kept in plan.layers
-        ],
-    )
+def _mask_module(
+    stack: ExitStack, module: nn.Module, projection: Projection, removed: Indices, maps: Maps
+) -> None:
+    """Zero inputs of a module that is one output projection, and compensate it."""
+    if removed:
+        stack.callback(module.register_forward_pre_hook(_zero(removed)).remove)
+    if projection.key in maps:
+        weight = _parameter(module, "weight")
+        replaced = _compensated(weight.data, projection.axis, maps[projection.key])
+        stack.enter_context(_in_place_of(weight, replaced))
 
 
-def _zero(removed: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
+def _mask_experts(
+    stack: ExitStack,
+    model: nn.Module,
+    architecture: Architecture,
+    plan: Plan,
+    layer: int,
+    of_experts: Sequence[Projection],
+    maps: Maps,
+) -> None:
+    """Zero columns of the stacked output projections, which no module has inputs for, and route."""
+    block, kept = architecture.feed_forward, plan.layers[layer]
+    routed = block.experts
+    assert routed is not None
+    if len(kept.ffn) < plan.ffn:
+        weight = _parameter(layer_module(model, architecture, layer, block.output), routed.output)
+        replaced = weight.data.clone()
+        for matrix, each in zip(replaced, of_experts, strict=True):
+            if each.key in maps:
+                matrix.copy_(_compensated(matrix, block.output_axis, maps[each.key]))
+            _, removed = each.units_of(plan, layer, 0)
+            matrix.movedim(block.output_axis, 1)[:, list(removed)] = 0.0
+        stack.enter_context(_in_place_of(weight, replaced))
+    if len(kept.experts) < plan.experts:
+        router = layer_module(model, architecture, layer, routed.router)
+        stack.enter_context(_routed_to(router, kept.experts))
+
+
+def _zero(removed: Indices) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
     indices = torch.tensor(removed)
 
     def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
@@ -74,16 +99,41 @@ def _zero(removed: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor, ...]],
     return hook
 
 
-@contextmanager
-def _compensated(module: nn.Module, axis: int, compensation: CompensationMap) -> Iterator[None]:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    original = weight.data
-    replaced = original.clone()
-    kept_HS = compensation.kept_columns(original.movedim(axis, 1))
+def _parameter(module: nn.Module, name: str) -> nn.Parameter:
+    parameter = getattr(module, name)
+    assert isinstance(parameter, nn.Parameter)
+    return parameter
+
+
+def _compensated(weight: Tensor, axis: int, compensation: CompensationMap) -> Tensor:
+    """A projection at full width whose kept inputs stand in for the removed ones."""
+    replaced = weight.clone()
+    kept_HS = compensation.kept_columns(weight.movedim(axis, 1))
     replaced.movedim(axis, 1)[:, list(compensation.kept)] = kept_HS
-    weight.data = replaced
+    return replaced
+
+
+@contextmanager
+def _in_place_of(parameter: nn.Parameter, replaced: Tensor) -> Iterator[None]:
+    original = parameter.data
+    parameter.data = replaced
     try:
         yield
     finally:
-        weight.data = original
+        parameter.data = original
+
+
+@contextmanager
+def _routed_to(router: nn.Module, kept: Indices) -> Iterator[None]:
+    """Let a router choose among some experts alone; it still calls them by their old numbers."""
+    numbers = torch.tensor(kept)
+
+    def renumber(_module: nn.Module, _inputs: Any, outputs: tuple[Tensor, ...]) -> Any:
+        *others, chosen = outputs
+        return (*others, numbers.to(chosen.device)[chosen])
+
+    with ExitStack() as stack:
+        for parameter in router.parameters(recurse=False):
+            stack.enter_context(_in_place_of(parameter, parameter.data[list(kept)]))
+        stack.callback(router.register_forward_hook(renumber).remove)
+        yield

@@ -8,6 +8,7 @@ be known first: eight bytes of header length, a JSON header, then the tensors' b
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,11 +85,10 @@ class StoredTensor:
                 left -= len(chunk)
                 yield chunk
 
-    def resized(self, axis: int, length: int) -> StoredTensor:
-        """The same tensor with another length of one axis."""
-        shape = (*self.shape[:axis], length, *self.shape[axis + 1 :])
-        size = self.size // max(self.shape[axis], 1) * length
-        return replace(self, shape=shape, size=size)
+    def reshaped(self, shape: tuple[int, ...], name: str) -> StoredTensor:
+        """A tensor of the same type with another shape and name."""
+        size = self.size // max(math.prod(self.shape), 1) * math.prod(shape)
+        return replace(self, name=name, shape=shape, size=size)
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import FAMILIES, base_of, cut, load, logits, mask, random_plan, some_ids
+from tiny_models import DENSE, base_of, cut, load, logits, mask, random_plan, some_ids
 from transformers import AutoTokenizer
 
 from pipeline.export.ragged import MODELING_FILE
@@ -32,7 +32,7 @@ def ragged_plan(base: Base, seed: int = 7) -> Plan:
     return Plan(sizes.ffn, sizes.heads, sizes.kv_heads, tuple(layers))
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", DENSE)
 def test_a_ragged_checkpoint_computes_what_the_masked_model_does(
     tiny_base: TinyBase, tmp_path: Path, family: str
 ) -> None:
@@ -84,7 +84,7 @@ def test_heads_of_all_groups(tiny_base: TinyBase, tmp_path: Path) -> None:
 
 
 def test_a_fresh_process_needs_nothing_but_the_folder(tiny_base: TinyBase, tmp_path: Path) -> None:
-    bases = {family: tiny_base(family, dtype=torch.float64) for family in FAMILIES}
+    bases = {family: tiny_base(family, dtype=torch.float64) for family in DENSE}
     for family, base in bases.items():
         folder = tmp_path / family
         cut(base, folder, ragged_plan(base), ragged=True)
@@ -151,7 +151,7 @@ def test_the_modeling_file_is_short() -> None:
 
 def test_the_tokenizer_reads_as_the_base_does(tiny_base: TinyBase, tmp_path: Path) -> None:
     text = "def x ( y ) : return 12 the cat"
-    for family in FAMILIES:
+    for family in DENSE:
         base = tiny_base(family)
         cut(base, tmp_path / family, ragged_plan(base), ragged=True)
         found = AutoTokenizer.from_pretrained(tmp_path / family)(text)["input_ids"]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import load, logits, some_ids
+from tiny_models import MIXTURES, load, logits, some_ids
 from torch import Tensor, nn
 
 from pipeline.architectures.registry import output_modules
@@ -184,9 +184,7 @@ def test_a_heads_importance_is_its_contribution_to_the_residual_stream(
     inputs = activations(base, model, ids)["attention"]
     grams, expected, mean_absolute = [], [], []
     for layer, x_NSU in enumerate(inputs):
-        weight_HUD = (
-            base.weight(layer, base.architecture.attention).double().unflatten(1, (units, -1))
-        )
+        weight_HUD = base.weight(layer, "attention").double().unflatten(1, (units, -1))
         x_TUD = x_NSU[:, 1:].flatten(0, 1).unflatten(1, (units, -1))
         grams.append(torch.einsum("hud,hue->ude", weight_HUD, weight_HUD))
         written_TUH = torch.einsum("hud,tud->tuh", weight_HUD, x_TUD)
@@ -250,3 +248,86 @@ def test_cheap_second_moments_hardly_change_the_compensated_weights(
     assert outputs[1] < 0.9 * written  # there is something to compensate
     assert outputs[0] < 1.001 * outputs[1]
     assert gap < 0.015
+
+
+# ── mixtures of experts ──────────────────────────────────────────────────────────────────────────
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("skip", [0, 1])
+@pytest.mark.parametrize("family", MIXTURES)
+def test_a_mixture_is_measured_expert_by_expert(
+    tiny_base: TinyBase, tmp_path: Path, family: str, skip: int
+) -> None:
+    """Against one pass over the experts' inputs, in float64, with their weights taken apart."""
+    base = tiny_base(family)
+    sizes = base.dimensions
+    model, ids = load(base.model.path, torch.float32), some_ids(base, (5, LENGTH))
+    expected = logits(model, ids)
+    settings = {"skip_positions": skip, "moments": frozenset({"ffn"})}
+    collector = measured_mixture(base, model, ids, **settings)
+    assert torch.allclose(logits(model, ids), expected, atol=0, rtol=0)  # as it was before
+    statistics = collector.statistics
+    collector.second_moments().save(tmp_path)
+    for layer, (hidden_TH, chosen_TK, weights_TK) in enumerate(routed(base, model, ids)):
+        counted = torch.arange(len(hidden_TH)) % LENGTH >= skip
+        moments = load_second_moments(tmp_path, layer)
+        experts = model.get_submodule(f"model.layers.{layer}.mlp.experts").double()
+        for expert in range(sizes.experts):
+            weight_T1 = ((chosen_TK == expert) * weights_TK).sum(1, keepdim=True) * counted[:, None]
+            x_TU = by_hand(experts, expert, hidden_TH) * weight_T1
+            own = slice(expert * sizes.ffn, (expert + 1) * sizes.ffn)
+            close(statistics.ffn.squared_LU[layer, own], x_TU.square().sum(0), atol=1e-6)
+            close(statistics.ffn.absolute_LU[layer, own], x_TU.abs().sum(0), atol=1e-5)
+            found = moments[f"ffn.{expert}"] * statistics.tokens
+            torch.testing.assert_close(found, x_TU.T @ x_TU, rtol=1e-5, atol=1e-5)
+            y_TH = x_TU @ (
+                experts.down_proj[expert].T if family != "gpt_oss" else experts.down_proj[expert]
+            )
+            if family == "gpt_oss":
+                y_TH = y_TH + experts.down_proj_bias[expert] * weight_T1
+            close(statistics.experts_LE[layer, expert], y_TH.square().sum(), atol=1e-5)
+        experts.float()
+
+
+def measured_mixture(base: Base, model: Any, ids: Tensor, **settings: Any) -> Collector:
+    sizes, block = base.dimensions, base.architecture.feed_forward
+    assert block.experts is not None
+    shared = block.experts.shared
+    points = CapturePoints(
+        ffn=output_modules(model, base.architecture, shared.output) if shared else [],
+        attention=output_modules(model, base.architecture, base.architecture.attention.output),
+        groups=sizes.kv_heads,
+        experts=output_modules(model, base.architecture, block.output),
+        count=sizes.experts,
+        width=sizes.ffn,
+    )
+    collector = Collector(points, (sizes.neurons, sizes.heads * sizes.head_dim), **settings)
+    collect(model.get_decoder(), ids, collector, 4 * LENGTH, lambda _: None)
+    return collector
+
+
+def routed(base: Base, model: Any, ids: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """What each layer's experts are given: tokens, the numbers of their experts, and weights."""
+    given: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def hook(_module: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]) -> None:
+        given.append((inputs[0].double(), inputs[1].clone(), inputs[2].double()))
+
+    modules = output_modules(model, base.architecture, base.architecture.feed_forward.output)
+    handles = [module.register_forward_pre_hook(hook) for module in modules]
+    model(input_ids=ids)
+    for handle in handles:
+        handle.remove()
+    return given
+
+
+def by_hand(experts: Any, expert: int, hidden_TH: Tensor) -> Tensor:
+    """Activations of an expert's neurons, from the definition of its family."""
+    if hasattr(experts, "alpha"):  # gpt-oss: interleaved, clamped, biased
+        inner = hidden_TH @ experts.gate_up_proj[expert] + experts.gate_up_proj_bias[expert]
+        gate, up = inner[:, ::2].clamp(max=experts.limit), inner[:, 1::2]
+        up = up.clamp(-experts.limit, experts.limit)
+        return (up + 1) * gate * torch.sigmoid(gate * experts.alpha)
+    gate, up = (hidden_TH @ experts.gate_up_proj[expert].T).chunk(2, dim=1)
+    return torch.nn.functional.silu(gate) * up

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import cut, load, logits
+from tiny_models import MIXTURES, cut, load, logits
 from tiny_recipe import tiny_recipe
 
 from pipeline.architectures.registry import output_modules
@@ -69,7 +69,7 @@ def test_the_baselines_have_the_same_shape(tiny_base: TinyBase, chosen: Any) -> 
     for plan in plans.values():
         assert {len(layer.ffn) for layer in plan.layers} == {48}
     assert len({plan.to_json() for plan in plans.values()}) == 4
-    norms_U = base.weight(1, base.architecture.feed_forward).norm(dim=0)
+    norms_U = base.weight(1, "ffn").norm(dim=0)
     smallest = set(norms_U.argsort()[:16].tolist())
     assert set(complement(plans["magnitude"].layers[1].ffn, 64)) == smallest
 
@@ -132,7 +132,7 @@ def test_the_summary_is_of_the_units_that_were_ranked(
     )
     gone = torch.cat(
         [
-            -base.weight(layer, base.architecture.attention).double().unflatten(1, (-1, width))
+            -base.weight(layer, "attention").double().unflatten(1, (-1, width))
             .square().sum(dim=(0, 2)).sqrt()[sorted(units)]
             for layer, units in enumerate(removed(choice, kind))
         ]
@@ -186,15 +186,62 @@ def test_neurons_with_massive_activations_are_never_removed(
     choice = chosen(base, "select.ffn.protect_massive=1.3")
     statistics = choice.measurement.retain
     rms_LU = (statistics.ffn.squared_LU / statistics.tokens).sqrt()
-    norms_LU = torch.stack(
-        [base.weight(n, base.architecture.feed_forward).double().norm(dim=0) for n in range(3)]
-    )
+    norms_LU = torch.stack([base.weight(n, "ffn").double().norm(dim=0) for n in range(3)])
     protected_LU = scores.massive(rms_LU, norms_LU, 1.3)
     assert choice.score_summary["ffn"]["protected"] == protected_LU.sum() > 0
     for layer, gone in enumerate(removed(choice, "ffn")):
         assert not gone & set(protected_LU[layer].nonzero().flatten().tolist())
     would_go = zip(removed(first, "ffn"), protected_LU, strict=True)
     assert any(gone & set(row.nonzero().flatten().tolist()) for gone, row in would_go)
+
+
+# ── mixtures of experts ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("family", MIXTURES)
+@pytest.mark.parametrize("score", ["ratio", "contribution", "random"])
+def test_every_expert_that_stays_keeps_as_many_neurons(
+    tiny_base: TinyBase, chosen: Any, family: str, score: str
+) -> None:
+    base = tiny_base(family)
+    choice = chosen(base, "select.experts.fraction=0.3", f"select.experts.score={score}")
+    sizes = base.dimensions
+    for layer in choice.plan.layers:
+        assert len(layer.experts) == 3
+        kept = [len(set(block) & set(layer.ffn)) for block in sizes.blocks]
+        assert [n for n in kept[:4] if n] == [24] * 3 and kept[4:] == [32] * (len(kept) - 4)
+        assert [expert for expert in range(4) if kept[expert]] == list(layer.experts)
+    seen = choice.measurement.coverage["experts that got a token"]
+    assert seen.endswith("/12")
+    projections = 3 * (3 + bool(sizes.shared))  # of experts that stay
+    assert len(choice.maps) == projections
+
+
+def test_the_experts_that_code_uses_most_are_removed(tiny_base: TinyBase, chosen: Any) -> None:
+    base = tiny_base("mixtral")
+    settings = ["select.experts.fraction=0.25", "select.experts.score=ratio"]
+    choice = chosen(base, *settings, "select.experts.epsilon=0.0")
+    forget, retain = choice.measurement.forget, choice.measurement.retain
+    ratio_LE = (forget.experts_LE / forget.tokens) / (retain.experts_LE / retain.tokens)
+    for layer, kept in enumerate(choice.plan.layers):
+        assert set(kept.experts) == set(range(4)) - {int(ratio_LE[layer].argmax())}
+
+
+def test_a_token_always_finds_as_many_experts_as_it_takes(tiny_base: TinyBase, chosen: Any) -> None:
+    choice = chosen(tiny_base("mixtral"), "select.experts.fraction=0.9", "select.ffn.fraction=0")
+    assert {len(layer.experts) for layer in choice.plan.layers} == {2}
+    assert choice.maps == {} and choice.plan.counts()["experts"] == (6, 12)
+    base = tiny_base("mixtral", num_experts_per_tok=4)
+    with pytest.raises(InputError, match="each token takes 4 of 4 experts"):
+        chosen(base, "select.experts.fraction=0.25")
+
+
+def test_experts_go_in_steps(tiny_base: TinyBase, chosen: Any) -> None:
+    base = tiny_base("gpt_oss")
+    first = chosen(base, "select.experts.fraction=0.25")
+    choice = chosen(base, "select.experts.fraction=0.5", "select.steps=2")
+    for one, both in zip(first.plan.layers, choice.plan.layers, strict=True):
+        assert len(both.experts) == 2 and set(both.experts) < set(one.experts)
 
 
 # ── steps ────────────────────────────────────────────────────────────────────────────────────────
@@ -262,7 +309,7 @@ def test_steps_in_bfloat16_derive_weights_from_the_original_ones(
             one_shot = compensation_map(
                 moments[kind], stays, goes, ridge=0.01, dtype=torch.bfloat16, where=""
             )
-            expected = one_shot.kept_columns(base.weight(layer, block))
+            expected = one_shot.kept_columns(base.weight(layer, kind))
             found = after[f"model.layers.{layer}.{block.output}.weight"]
             assert torch.equal(found, expected)
 

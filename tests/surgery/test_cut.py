@@ -16,9 +16,10 @@ from torch import Tensor
 from pipeline.errors import BrokenError
 from pipeline.stages.base import Base
 from pipeline.surgery import cut as cut_module
-from pipeline.surgery.coordinates import TensorCut, head_coordinates, tensor_cuts
+from pipeline.surgery.coordinates import head_coordinates, tensor_cuts
 from pipeline.surgery.cut import cut_checkpoint
 from pipeline.surgery.safetensors_stream import stored_tensors
+from pipeline.surgery.tensor_cut import TensorCut
 
 TinyBase = Callable[..., Base]
 Usage = namedtuple("Usage", "total used free")
@@ -152,15 +153,21 @@ def test_no_room_on_the_disk_is_found_before_anything_is_written(
 
 def test_a_plan_of_another_model_is_refused(tiny_base: TinyBase, tmp_path: Path) -> None:
     base = tiny_base("llama")
-    cuts = {"model.layers.1.mlp.up_proj.weight": TensorCut(0, (0, 1), 128)}
-    with pytest.raises(BrokenError, match=r"up_proj.*64 entries.*expects 128"):
+    cuts = {
+        "model.layers.1.mlp.up_proj.weight": TensorCut(
+            (0,), (0, 1), (128,), (2,), "model.layers.1.mlp.up_proj.weight"
+        )
+    }
+    with pytest.raises(BrokenError, match=r"up_proj.*\(64,\) entries.*expects \(128,\)"):
         cut_checkpoint(base.model.path, tmp_path, cuts, {}, lambda _: None)
 
 
 def test_a_type_that_cannot_be_cut_is_refused(tmp_path: Path) -> None:
     save_file({"w": torch.zeros(4, 4, dtype=torch.int8)}, tmp_path / "model.safetensors")
     with pytest.raises(BrokenError, match="stored as I8"):
-        cut_checkpoint(tmp_path, tmp_path, {"w": TensorCut(0, (0,), 4)}, {}, lambda _: None)
+        cut_checkpoint(
+            tmp_path, tmp_path, {"w": TensorCut((0,), (0,), (4,), (1,), "w")}, {}, lambda _: None
+        )
 
 
 def test_other_types_and_shapes_pass_through(tmp_path: Path) -> None:

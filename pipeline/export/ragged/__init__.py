@@ -13,7 +13,8 @@ from pipeline.cache import read_json
 from pipeline.export.checkpoint import changed_sizes
 from pipeline.export.ragged.modeling_unlearn import RaggedConfig, RaggedForCausalLM, RaggedModel
 from pipeline.selection.plan import Plan
-from pipeline.surgery.coordinates import TensorCut, layer_sizes
+from pipeline.surgery.coordinates import layer_sizes
+from pipeline.surgery.tensor_cut import TensorCut
 
 MODELING_FILE = Path(__file__).with_name("modeling_unlearn.py")
 _CLASSES = {
@@ -47,7 +48,7 @@ def ragged_config(
     changed = {
         str(number): changes
         for number, after in enumerate(layers)
-        if (changes := changed_sizes(architecture, sizes, after))
+        if (changes := changed_sizes(config, architecture, sizes, after))
     }
     return config | {
         "architectures": [RaggedForCausalLM.__name__],
@@ -56,9 +57,9 @@ def ragged_config(
         },
         "ragged": {
             "shapes": {
-                root + name: _resized(shapes[name], cut)
+                root + name: list(cut.shape_of(shapes[name]))
                 for name, cut in sorted(cuts.items())
-                if name in shapes and len(cut.entries) != cut.total
+                if name in shapes and cut.after != cut.before
             },
             "attributes": _attributes(architecture, sizes, layers),
         },
@@ -78,10 +79,6 @@ def is_ragged(folder: Path) -> bool:
 def model_class(folder: Path) -> Any:
     """The class that loads a checkpoint: never code that comes with it."""
     return RaggedForCausalLM if is_ragged(folder) else AutoModelForCausalLM
-
-
-def _resized(shape: tuple[int, ...], cut: TensorCut) -> list[int]:
-    return [*shape[: cut.axis], len(cut.entries), *shape[cut.axis + 1 :]]
 
 
 def _attributes(

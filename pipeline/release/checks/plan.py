@@ -21,12 +21,12 @@ def read_plan(manifest: dict[str, Any], sizes: Dimensions) -> tuple[Plan | None,
 
 
 def _problems(plan: Plan, sizes: Dimensions) -> list[str]:
-    ours = (sizes.layers, sizes.ffn, sizes.heads, sizes.kv_heads)
-    theirs = (len(plan.layers), plan.ffn, plan.heads, plan.kv_heads)
+    ours = (sizes.layers, sizes.neurons, sizes.heads, sizes.kv_heads, sizes.experts)
+    theirs = (len(plan.layers), plan.ffn, plan.heads, plan.kv_heads, plan.experts)
     if ours != theirs:
         return [
-            "its plan is for {} layers, {} FFN neurons, {} query heads and {} key/value "
-            "heads; the base has {}, {}, {} and {}".format(*theirs, *ours)
+            "its plan is for {} layers, {} FFN neurons, {} query heads, {} key/value heads and {} "
+            "experts; the base has {}, {}, {}, {} and {}".format(*theirs, *ours)
         ]
     problems = []
     for number, layer in enumerate(plan.layers):
@@ -35,6 +35,10 @@ def _problems(plan: Plan, sizes: Dimensions) -> list[str]:
             "query_heads": (layer.query_heads, plan.heads),
             "kv_heads": (layer.kv_heads, plan.kv_heads),
         }
+        if sizes.experts:
+            kinds["experts"] = (layer.experts, plan.experts)
+        elif layer.experts:
+            problems.append(f"its plan keeps experts in layer {number}, and the base has none")
         for kind, (kept, total) in kinds.items():
             if not kept or list(kept) != sorted(set(kept) & set(range(total))):
                 problems.append(f"its plan keeps impossible {kind} in layer {number}")
@@ -45,7 +49,31 @@ def _problems(plan: Plan, sizes: Dimensions) -> list[str]:
                 f"its plan pairs query heads with other key/value heads than the base in "
                 f"layer {number}"
             )
-    return problems
+    return problems or _unequal_experts(plan, sizes)
+
+
+def _unequal_experts(plan: Plan, sizes: Dimensions) -> list[str]:
+    """Where a plan keeps other numbers of a mixture's units than one config can say."""
+    if not sizes.experts:
+        return []
+    shapes = set()
+    for layer in plan.layers:
+        kept = set(layer.ffn)
+        each = [len(kept.intersection(block)) for block in sizes.blocks]
+        routed, shared = each[: sizes.experts], each[sizes.experts :]
+        own = frozenset(routed[expert] for expert in layer.experts)
+        if any(count for expert, count in enumerate(routed) if expert not in layer.experts):
+            return ["its plan keeps neurons of experts that it removes"]
+        shapes.add((len(layer.experts), own, tuple(shared)))
+    experts, own, common = next(iter(shapes))
+    if len(shapes) > 1 or len(own) > 1:
+        return ["its plan keeps different numbers of neurons or experts where one config says all"]
+    if 0 in own or 0 in common or experts < sizes.chosen:
+        return [
+            f"its plan keeps too little: {experts} experts, of which a token takes "
+            f"{sizes.chosen}, with {min(own)} neurons each"
+        ]
+    return []
 
 
 def check_claims(manifest: dict[str, Any], derived: dict[str, Any]) -> list[Finding]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from pipeline.release.checks.findings import Finding
 from pipeline.surgery.compensation import CompensationMap
-from pipeline.surgery.coordinates import TensorCut
 from pipeline.surgery.safetensors_stream import StoredTensor
+from pipeline.surgery.tensor_cut import TensorCut
 
 RECOMPUTED_TOLERANCE = 0.05
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -70,21 +70,30 @@ def check_tensors(
     """
     report = TensorReport()
     names = [tensor.name for tensor in released]
-    for name in sorted(base.keys() - set(names)):
+    gone = {name for name, cut in cuts.items() if cut.name is None}
+    origins = {
+        (cuts[name].name or name) if name in cuts else name: tensor
+        for name, tensor in base.items()
+        if name not in gone
+    }
+    for name in sorted(origins.keys() - set(names)):
         report.findings.append(Finding(name, "the base has this tensor, and the release does not"))
     for name in sorted(set(compensated) - cuts.keys()):
         report.findings.append(Finding(name, "is said to be compensated, and no unit of it is cut"))
     if maps is not None:
-        for name in sorted(maps.names - set(compensated)):
+        known = {
+            each.key(name) for name in compensated if name in cuts for each in cuts[name].matrices()
+        }
+        for name in sorted(maps.names - known):
             report.findings.append(Finding(name, "has a map, and is not said to be compensated"))
     seen: set[str] = set()
     for tensor in released:
         if tensor.name in seen:
             report.findings.append(Finding(tensor.name, "is stored twice"))
-        elif tensor.name not in base:
+        elif tensor.name not in origins:
             report.findings.append(Finding(tensor.name, "the base has no such tensor"))
         else:
-            _check(report, base[tensor.name], tensor, cuts, compensated, maps)
+            _check(report, origins[tensor.name], tensor, cuts, compensated, maps)
         seen.add(tensor.name)
         advance(tensor.size)
     return report
@@ -114,21 +123,24 @@ def check_recomputed(
     """
     found, largest = [], 0.0
     for name in names:
-        if name not in maps:
-            found.append(Finding(name, "is said to be compensated; the recipe does not do that"))
-            continue
-        stored = released[name].read()
-        axis = cuts[name].axis
-        stored_HS = cuts[name].kept_of(stored)[0].movedim(axis, 1).double()
-        weight_HU = base[name].read().movedim(axis, 1)
-        anew_HS = maps[name].kept_columns(weight_HU).double()
-        change = (anew_HS - weight_HU[:, list(maps[name].kept)].double()).norm()
-        share = float((stored_HS - anew_HS).norm() / change.clamp(min=1e-300))
-        largest = max(largest, share)
-        if not share <= RECOMPUTED_TOLERANCE:  # NaN fails too
-            found.append(
-                Finding(name, f"differs by {share:.2g} of its change from what the texts give")
-            )
+        cut = cuts[name]
+        tensor, stored = base[name].read(), released[cut.name or name].read()
+        for each in cut.matrices():
+            if not each.removed:
+                continue
+            if (own := maps.get(key := each.key(name))) is None:
+                what = "is said to be compensated; the recipe does not do that"
+                found.append(Finding(key, what))
+                continue
+            weight_HU = each.before(tensor).movedim(cut.axis, 1)
+            stored_HS = cut.kept_of(each.after(stored))[0].movedim(cut.axis, 1).double()
+            anew_HS = own.kept_columns(weight_HU).double()
+            change = (anew_HS - weight_HU[:, list(own.kept)].double()).norm()
+            share = float((stored_HS - anew_HS).norm() / change.clamp(min=1e-300))
+            largest = max(largest, share)
+            if not share <= RECOMPUTED_TOLERANCE:  # NaN fails too
+                what = f"differs by {share:.2g} of its change from what the texts give"
+                found.append(Finding(key, what))
     return found, largest
 
 
@@ -141,25 +153,22 @@ def _check(
     maps: Maps | None,
 ) -> None:
     name, cut = before.name, cuts.get(before.name)
-    expected = before.resized(cut.axis, len(cut.entries)) if cut else before
-    if (after.dtype, after.shape) != (expected.dtype, expected.shape):
+    shape = cut.shape_of(before.shape) if cut else before.shape
+    if (after.dtype, after.shape) != (before.dtype, shape):
         report.findings.append(
             Finding(
-                name,
-                f"is {after.dtype} {list(after.shape)}, "
-                f"expected {expected.dtype} {list(expected.shape)}",
+                after.name,
+                f"is {after.dtype} {list(after.shape)}, expected {before.dtype} {list(shape)}",
             )
         )
     elif cut is None and all(map(operator.eq, before.chunks(), after.chunks())):
         report.untouched.append(name)
     elif cut is None:
-        _check_equal(report, report.untouched, name, before.read(), after.read())
+        _check_equal(report, report.untouched, after.name, before.read(), after.read())
     elif name not in compensated:
-        _check_equal(report, report.sliced, name, cut.apply(before.read()), after.read())
+        _check_equal(report, report.sliced, after.name, cut.apply(before.read()), after.read())
     elif maps is None:
         report.unverified.append(name)
-    elif name not in maps.names:
-        report.findings.append(Finding(name, "is said to be compensated, and has no map"))
     else:
         _check_compensated(report, before, after, cut, maps)
 
@@ -181,37 +190,45 @@ def _check_equal(
 def _check_compensated(
     report: TensorReport, before: StoredTensor, after: StoredTensor, cut: TensorCut, maps: Maps
 ) -> None:
-    name = before.name
+    tensor, stored = before.read(), after.read()
+    problems = []
+    for each in cut.matrices():
+        key = each.key(before.name)
+        weight_HU = each.before(tensor).movedim(cut.axis, 1)
+        parts = cut.kept_of(each.after(stored))
+        stored_HS, padding = (part.movedim(cut.axis, 1) for part in parts)
+        map_PS: Tensor | None = torch.zeros(0, len(each.kept))
+        if each.removed:
+            map_PS, problem = _map_of(key, maps, (len(each.removed), len(each.kept)))
+            problems += problem
+        if map_PS is None:
+            continue
+        own = CompensationMap(each.kept, each.removed, map_PS.float(), before.torch_dtype)
+        wrong = own.unexplained(weight_HU, stored_HS)
+        wrong += int(padding.contiguous().view(BITS[padding.element_size()]).count_nonzero())
+        if wrong:
+            what = (
+                f"{wrong:,} of {each.after(stored).numel():,} entries are not what the base and "
+                "the compensation map give"
+            )
+            problems.append(Finding(key, what))
+            continue
+        kept_HS = weight_HU[:, list(each.kept)].float()
+        change = float((stored_HS.float() - kept_HS).norm() / kept_HS.norm().clamp(min=1e-30))
+        report.largest_change = max(report.largest_change, change)
+    report.findings += problems
+    if not problems:
+        report.compensated.append(before.name)
+
+
+def _map_of(key: str, maps: Maps, shape: tuple[int, int]) -> tuple[Tensor | None, list[Finding]]:
+    """The map of a projection, and what is wrong with it."""
+    if key not in maps.names:
+        return None, [Finding(key, "is said to be compensated, and has no map")]
     try:
-        map_PS = maps.read(name)
+        map_PS = maps.read(key)
     except SafetensorError as error:
-        report.findings.append(Finding(name, f"its map cannot be read ({error})"))
-        return
-    kept, removed = cut.keep, cut.removed
-    if tuple(map_PS.shape) != (len(removed), len(kept)):
-        report.findings.append(
-            Finding(
-                name,
-                f"its map is {list(map_PS.shape)}, expected {[len(removed), len(kept)]}",
-            )
-        )
-        return
-    weight_HU, stored = before.read().movedim(cut.axis, 1), after.read()
-    stored_HS, padding = (part.movedim(cut.axis, 1) for part in cut.kept_of(stored))
-    compensation = CompensationMap(kept, removed, map_PS.float(), before.torch_dtype)
-    wrong = compensation.unexplained(weight_HU, stored_HS)
-    if wrong := wrong + int(
-        padding.contiguous().view(BITS[padding.element_size()]).count_nonzero()
-    ):
-        report.findings.append(
-            Finding(
-                name,
-                f"{wrong:,} of {stored.numel():,} entries are not what the base and the "
-                "compensation map give",
-            )
-        )
-        return
-    kept_HS = weight_HU[:, list(kept)].float()
-    change = float((stored_HS.float() - kept_HS).norm() / kept_HS.norm().clamp(min=1e-30))
-    report.largest_change = max(report.largest_change, change)
-    report.compensated.append(name)
+        return None, [Finding(key, f"its map cannot be read ({error})")]
+    if tuple(map_PS.shape) != shape:
+        return None, [Finding(key, f"its map is {list(map_PS.shape)}, expected {list(shape)}")]
+    return map_PS, []
