@@ -7,16 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
 
+from pipeline.architectures.registry import as_stored, describe
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
+from pipeline.evaluation.loading import load_tokenizer
 from pipeline.export.gguf.file import Checkpoint, WeightType, write_gguf
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
+from pipeline.export.ragged import is_ragged, sizes_by_layer, stock_config
 from pipeline.progress import Progress
+from pipeline.sources.model_folder import check_folder
 from pipeline.sources.models import ResolvedModel
 from pipeline.sources.releases import fetch_release
-from pipeline.stages.base import Base, load_model, open_base
+from pipeline.stages.base import load_model, open_base
+from pipeline.surgery.safetensors_stream import stored_tensors
 
 TOKENS = 20  # that both continue each prompt by
 PROMPTS = (
@@ -52,20 +57,12 @@ def export_gguf(
     weight_type = _known(wanted)
     with progress.stage("Checkpoint"):
         folder = fetch_release(reference, progress)
-        base = open_base(ResolvedModel(folder, reference, {}, "", None))
+        checkpoint = _opened(folder, reference)
     path = out or Path(f"{folder.name}-{weight_type}.gguf")
     if out is None and Path(reference).is_dir():
         path = folder.resolve().with_name(path.name)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError("this is no place for a file", where=str(path), remedy="name a .gguf file")
-    checkpoint = Checkpoint(
-        folder,
-        base.config,
-        base.architecture,
-        base.dimensions,
-        list(base.tensors.values()),
-        base.tokenizer,
-    )
     total = sum(tensor.size for tensor in checkpoint.tensors)
     with progress.stage("GGUF"), progress.bar("writing", total, "bytes") as advance:
         about = _about(folder)
@@ -73,7 +70,7 @@ def export_gguf(
     agreement = None
     if compare:
         with progress.stage("llama.cpp"):
-            agreement = _compared(path, base)
+            agreement = _compared(path, checkpoint)
     return {
         "checkpoint": str(folder),
         "file": str(path),
@@ -114,6 +111,20 @@ def _about(folder: Path) -> dict[str, str]:
     return about
 
 
-def _compared(path: Path, base: Base, prompts: Sequence[str] = PROMPTS) -> Agreement:
-    model = load_model(base.model.path, "float32")
-    return compare_with_llama_cpp(path, model, base.tokenizer, prompts, TOKENS)
+def _opened(folder: Path, reference: str) -> Checkpoint:
+    if is_ragged(folder):
+        check_folder(folder, reference)
+        config, tensors = stock_config(folder), stored_tensors(folder)
+        names = {tensor.name for tensor in tensors}
+        architecture = as_stored(describe(config, reference), names)
+        layers = sizes_by_layer(folder, config, architecture)
+        return Checkpoint(folder, config, architecture, layers, tensors, load_tokenizer(folder))
+    base = open_base(ResolvedModel(folder, reference, {}, "", None))
+    layers = (base.dimensions,) * base.dimensions.layers
+    tensors = list(base.tensors.values())
+    return Checkpoint(folder, base.config, base.architecture, layers, tensors, base.tokenizer)
+
+
+def _compared(path: Path, checkpoint: Checkpoint, prompts: Sequence[str] = PROMPTS) -> Agreement:
+    model = load_model(checkpoint.folder, "float32")
+    return compare_with_llama_cpp(path, model, checkpoint.tokenizer, prompts, TOKENS)

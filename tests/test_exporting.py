@@ -7,10 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from command import Unlearn
 from gguf import GGUFReader
 
-from pipeline.cache import digest_of_file
+from pipeline.cache import digest_of_file, read_json
 from pipeline.export.manifest import NAME as MANIFEST
 
 
@@ -36,6 +37,36 @@ def test_a_checkpoint_without_a_manifest_and_a_name_of_ones_own(
     result = unlearn("export", folder, "--out", tmp_path / "own.gguf", "--quiet")
     assert result.code == 0 and "SHA-256" in result.out
     assert (tmp_path / "own.gguf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_a_ragged_checkpoint_runs_in_llama_cpp(release: Any, unlearn: Unlearn, family: str) -> None:
+    """As `deci`, the one family of llama.cpp that reads the sizes of each layer."""
+    overrides = ["select.policy=ragged", "select.ffn.fraction=0.3", "select.attention.fraction=0.4"]
+    made = release(family, *overrides)
+    options = ["--type", "F32", "--compare", "--quiet", "--json"]
+    result = unlearn("export", made.folder, *options)
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[-1])
+    assert found["llama_cpp"]["same_tokens"] == found["llama_cpp"]["tokens"] == 80
+    assert found["llama_cpp"]["max_difference"] < 0.02
+    fields = GGUFReader(found["file"]).fields
+    plan = read_json(made.folder / MANIFEST)["plan"]["layers"]
+    for key, kind in (
+        ("deci.feed_forward_length", "ffn"),
+        ("deci.attention.head_count", "query_heads"),
+        ("deci.attention.head_count_kv", "kv_heads"),
+    ):
+        counts = [len(layer[kind]) for layer in plan]
+        assert fields[key].contents() == counts and len(set(counts)) > 1
+
+
+def test_other_ragged_checkpoints_are_refused(release: Any, unlearn: Unlearn) -> None:
+    folder = release("qwen3", "select.policy=ragged", "select.ffn.fraction=0.3").folder
+    result = unlearn("export", folder, "--quiet")
+    assert result.code == 2 and "in those of llama, mistral they may differ" in result.err
+    result = unlearn("inspect", folder)
+    assert result.code == 2 and "a ragged checkpoint cannot be cut again" in result.err
 
 
 def test_bad_input(release: Any, unlearn: Unlearn, tmp_path: Path) -> None:

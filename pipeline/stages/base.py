@@ -26,7 +26,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.loading import explained, load_tokenizer
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
-from pipeline.export.ragged import model_class
+from pipeline.export.ragged import is_ragged, model_class
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
 from pipeline.surgery.projections import Kind, projections
@@ -73,6 +73,12 @@ def open_base(model: ResolvedModel) -> Base:
         InputError: its architecture is not described, its config and weights do not belong
             together, or a tensor that is to be cut is missing or quantised.
     """
+    if is_ragged(model.path):
+        raise InputError(
+            "its layers differ in width already, and a ragged checkpoint cannot be cut again",
+            where=model.name,
+            remedy="give the model that it was made from",
+        )
     # Before transformers reads it: a family that it does not know either is the reader's error.
     check_described(read_config(model.path, model.name)["model_type"], where=model.name)
     with quiet(), explained("config", model.path):

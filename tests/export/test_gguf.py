@@ -54,8 +54,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 
 def checkpoint_of(base: Base) -> Checkpoint:
     tensors = list(base.tensors.values())
-    folder, sizes = base.model.path, base.dimensions
-    return Checkpoint(folder, base.config, base.architecture, sizes, tensors, base.tokenizer)
+    folder, layers = base.model.path, (base.dimensions,) * base.dimensions.layers
+    return Checkpoint(folder, base.config, base.architecture, layers, tensors, base.tokenizer)
 
 
 def write(base: Base, path: Path, kind: WeightType = "F32", pre: str | None = None) -> list[str]:

@@ -22,6 +22,8 @@ class GgufFamily:
         norm_offset: added to the weights of norms, which transformers stores around 0.
         conv1d: linear layers are stored as [in, out].
         free_heads: the heads together may be narrower than the residual stream.
+        ragged: llama.cpp's name of a family that reads the sizes of each layer and is otherwise the
+            same; None if there is none.
         windows: every so many layers, one attends to all positions and the others to a window;
             None where llama.cpp knows of no windows, or has the same one in all layers.
         keys: writer's method for each config attribute that only some families have.
@@ -33,6 +35,7 @@ class GgufFamily:
     norm_offset: float = 0.0
     conv1d: bool = False
     free_heads: bool = False
+    ragged: MODEL_ARCH | None = None
     windows: int | None = None
     keys: dict[str, str] = field(default_factory=dict)
     requires: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -45,8 +48,12 @@ WINDOW = {"sliding_window": "add_sliding_window"}
 PARALLEL = {"use_parallel_residual": "add_parallel_residual"}
 
 FAMILIES: dict[str, GgufFamily] = {
-    "llama": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
-    "mistral": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
+    "llama": GgufFamily(
+        MODEL_ARCH.LLAMA, free_heads=True, pairs=True, ragged=MODEL_ARCH.DECI, requires=SILU
+    ),
+    "mistral": GgufFamily(
+        MODEL_ARCH.LLAMA, free_heads=True, pairs=True, ragged=MODEL_ARCH.DECI, requires=SILU
+    ),
     "qwen2": GgufFamily(MODEL_ARCH.QWEN2, requires=SILU),
     "qwen3": GgufFamily(
         MODEL_ARCH.QWEN3, free_heads=True, requires=SILU | {"attention_bias": (False,)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from gguf import (
     GGML_QUANT_SIZES,
+    MODEL_ARCH,
     MODEL_ARCH_NAMES,
     GGMLQuantizationType,
     GGUFWriter,
@@ -56,7 +57,7 @@ class Checkpoint:
         folder: where it is.
         config: its config as transformers reads it.
         architecture: the description of its family.
-        sizes: its sizes.
+        layers: sizes of each layer; of a ragged checkpoint they differ.
         tensors: its stored tensors.
         tokenizer: its tokenizer as transformers loads it.
     """
@@ -64,9 +65,19 @@ class Checkpoint:
     folder: Path
     config: Any
     architecture: Architecture
-    sizes: Dimensions
+    layers: tuple[Dimensions, ...]
     tensors: list[StoredTensor]
     tokenizer: Any
+
+    @property
+    def sizes(self) -> Dimensions:
+        """What all layers have in common, and of the rest what the first has."""
+        return self.layers[0]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether layers differ."""
+        return len(set(self.layers)) > 1
 
 
 @dataclass(frozen=True)
@@ -109,7 +120,7 @@ def write_gguf(
     family = _family(checkpoint)
     tensors = list(_tensors(checkpoint, family, GGMLQuantizationType[weight_type]))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = GGUFWriter(None, MODEL_ARCH_NAMES[family.architecture])
+    writer = GGUFWriter(None, MODEL_ARCH_NAMES[_architecture(checkpoint, family)])
     for key, value in about.items():
         writer.add_string(key, value)
     writer.add_file_type(FILE_TYPES[weight_type])
@@ -148,8 +159,15 @@ def _family(checkpoint: Checkpoint) -> GgufFamily:
     if family is None:
         raise InputError(
             f"models of the family {config.model_type!r} cannot be written as GGUF here; those of "
-            f"{', '.join(sorted(FAMILIES))} can",
+            f"{_listed(FAMILIES)} can",
             where=where,
+        )
+    if checkpoint.ragged and family.ragged is None:
+        raise InputError(
+            f"llama.cpp wants the same width in all layers of a {config.model_type}; in those of "
+            f"{_listed(name for name, each in FAMILIES.items() if each.ragged)} they may differ",
+            where=where,
+            remedy="cut it with select.policy: uniform",
         )
     for key, values in family.requires.items():
         if getattr(config, key, values[0]) not in values:
@@ -181,9 +199,9 @@ def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -
     writer.add_context_length(_context(config, family, str(checkpoint.folder)))
     writer.add_embedding_length(sizes.hidden)
     writer.add_block_count(sizes.layers)
-    writer.add_feed_forward_length(sizes.ffn)
-    writer.add_head_count(sizes.heads)
-    writer.add_head_count_kv(sizes.kv_heads)
+    writer.add_feed_forward_length(_by_layer(checkpoint, "ffn"))
+    writer.add_head_count(_by_layer(checkpoint, "heads"))
+    writer.add_head_count_kv(_by_layer(checkpoint, "kv_heads"))
     writer.add_key_length(sizes.head_dim)
     writer.add_value_length(sizes.head_dim)
     writer.add_vocab_size(config.vocab_size)
@@ -197,6 +215,20 @@ def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -
         if getattr(config, key, None) is not None:
             getattr(writer, method)(getattr(config, key))
     _add_rotary(writer, checkpoint)
+
+
+def _architecture(checkpoint: Checkpoint, family: GgufFamily) -> MODEL_ARCH:
+    return family.ragged if checkpoint.ragged and family.ragged else family.architecture
+
+
+def _by_layer(checkpoint: Checkpoint, size: str) -> int | list[int]:
+    """A size, or those of each layer."""
+    found = [getattr(sizes, size) for sizes in checkpoint.layers]
+    return found if checkpoint.ragged else int(found[0])
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names))
 
 
 def _context(config: Any, family: GgufFamily, where: str) -> int:
@@ -255,7 +287,7 @@ def _rotary_factors(checkpoint: Checkpoint) -> NDArray[np.float32] | None:
 def _tensors(
     checkpoint: Checkpoint, family: GgufFamily, wanted: GGMLQuantizationType
 ) -> Iterator[_Tensor]:
-    names = get_tensor_name_map(family.architecture, checkpoint.sizes.layers)
+    names = get_tensor_name_map(_architecture(checkpoint, family), checkpoint.sizes.layers)
     architecture = checkpoint.architecture
     root = architecture.prefix.removesuffix(architecture.stored_prefix or architecture.prefix)
     for stored in checkpoint.tensors:
@@ -289,7 +321,15 @@ def _bytes(tensor: _Tensor) -> int:
 
 def _change(checkpoint: Checkpoint, family: GgufFamily, name: str) -> Callable[[Tensor], Tensor]:
     """How llama.cpp wants a tensor, given by its module's name."""
-    sizes, architecture = checkpoint.sizes, checkpoint.architecture
+    architecture = checkpoint.architecture
+    sizes = next(
+        (
+            each
+            for layer, each in enumerate(checkpoint.layers)
+            if name.startswith(architecture.module(layer, ""))
+        ),
+        checkpoint.sizes,
+    )
     layout = None
     for cut in architecture.attention.inputs:
         if name.endswith(cut.tensor) and "query_key_value" in cut.tensor:

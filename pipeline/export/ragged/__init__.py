@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.registry import dimensions
 from pipeline.cache import read_json
 from pipeline.export.checkpoint import changed_sizes
 from pipeline.export.ragged.modeling_unlearn import RaggedConfig, RaggedForCausalLM, RaggedModel
@@ -22,6 +24,14 @@ _CLASSES = {
     "AutoModel": RaggedModel,
     "AutoModelForCausalLM": RaggedForCausalLM,
 }
+
+_OWN_KEYS = (
+    "architectures",
+    "auto_map",
+    "ragged",
+    "per_layer_config",
+    "allow_global_per_layer_attribute_access",
+)
 
 
 def ragged_config(
@@ -67,6 +77,33 @@ def ragged_config(
         "per_layer_config": changed,
         "allow_global_per_layer_attribute_access": True,
     }
+
+
+def stock_config(folder: Path) -> Any:
+    """The family's own config of a ragged checkpoint, as if no layer were narrower."""
+    content = read_json(folder / "config.json")
+    return AutoConfig.for_model(**{k: v for k, v in content.items() if k not in _OWN_KEYS})
+
+
+def sizes_by_layer(folder: Path, config: Any, architecture: Architecture) -> tuple[Dimensions, ...]:
+    """Sizes of each layer of a ragged checkpoint.
+
+    Args:
+        folder: the checkpoint.
+        config: its `stock_config`.
+        architecture: the description of its family.
+
+    Raises:
+        InputError: a size is impossible.
+    """
+    changed = read_json(folder / "config.json")["per_layer_config"]
+    found = []
+    for layer in range(config.num_hidden_layers):
+        own = copy.deepcopy(config)
+        for key, value in changed.get(str(layer), {}).items():
+            setattr(own, key, value)
+        found.append(dimensions(own, architecture, str(folder)))
+    return tuple(found)
 
 
 def is_ragged(folder: Path) -> bool:
