@@ -25,6 +25,7 @@ from pipeline.stages.preflight import (
     check_chat_template,
     check_context,
     check_gates,
+    check_relabel,
     kept_sizes,
 )
 from pipeline.surgery.coordinates import can_have_heads
@@ -66,6 +67,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             tasks.append({"task": name, "side": side, "documents": documents, "tokens": tokens})
     kept = kept_sizes(recipe, architecture, sizes)
     check_context(recipe, getattr(known.config, CONTEXT, None), model.name)
+    check_relabel(recipe, architecture, known.config)
     after = _stored_after(recipe, architecture, sizes, kept)
     changed = changed_sizes(model.config, architecture, sizes, after)
     parameters, left = (

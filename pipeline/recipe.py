@@ -223,6 +223,12 @@ class AttentionSelection(UnitSelection):
         description="`kv_group`: whole key/value heads with the query heads that share them; "
         "`query_head`: the same number of query heads in every group.",
     )
+    relabel: bool = Field(
+        False,
+        description="Write the checkpoint as one of another family that computes the same, if the "
+        "base's own config cannot say the number of heads: a Llama without biases becomes a "
+        "Mistral without a sliding window.",
+    )
 
 
 class ExpertSelection(Section):

@@ -34,7 +34,7 @@ from pipeline.release.checks.plan import check_claims, read_plan
 from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
 from pipeline.release.checks.weights import check_weight_files, weight_files
 from pipeline.release.signing import Signer, check_signature
-from pipeline.selection.plan import Plan, overlap
+from pipeline.selection.plan import Plan, Shape, overlap
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
@@ -295,8 +295,8 @@ def _compare(
         return [*findings, Finding(MAPS, f"cannot be read ({error})")], TensorReport()
     if not released:
         return findings, TensorReport()
-    ragged = _said_ragged(manifest)
-    cuts, config = cuts_and_config(base, plan, ragged=ragged)
+    shape = _said_shape(manifest)
+    cuts, config = cuts_and_config(base, plan, shape)
     cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
     said = _said_compensated(manifest)
     projections = _output_projections(base)
@@ -313,7 +313,7 @@ def _compare(
         what = "stands beside an index of other weight files: loaders differ in which they read"
         findings.append(Finding(SINGLE_NAME, what))
     weights = frozenset({INDEX_NAME, *(tensor.file.name for tensor in released)})
-    code = (MODELING_FILE,) if ragged else ()
+    code = (MODELING_FILE,) if shape.ragged else ()
     findings += check_contents(folder, base.model.path, config, weights, code)
     findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
     return findings, report
@@ -383,7 +383,7 @@ def _recompute(
     released, _ = weight_files(folder)
     by_name = {tensor.name: tensor for tensor in released}
     names = sorted({*report.compensated, *report.unverified})
-    cuts, _ = cuts_and_config(base, plan, ragged=_said_ragged(manifest))
+    cuts, _ = cuts_and_config(base, plan, _said_shape(manifest))
     findings, largest = check_recomputed(base.tensors, by_name, cuts, maps, names)
     if names and not findings:
         notes.append(
@@ -399,11 +399,15 @@ def _said_compensated(manifest: dict[str, Any]) -> set[str]:
     return {str(name) for name in names} if isinstance(names, list) else set()
 
 
-def _said_ragged(manifest: dict[str, Any]) -> bool:
-    """Whether layers may differ in width; if it is not so, config and tensors differ."""
+def _said_shape(manifest: dict[str, Any]) -> Shape:
+    """What the checkpoint may say of its plan; if it is not so, config and tensors differ."""
     recipe = manifest.get("recipe")
     select = recipe.get("select") if isinstance(recipe, dict) else None
-    return isinstance(select, dict) and select.get("policy") == "ragged"
+    if not isinstance(select, dict):
+        return Shape()
+    attention = select.get("attention")
+    relabel = isinstance(attention, dict) and attention.get("relabel") is True
+    return Shape(select.get("policy") == "ragged", relabel)
 
 
 def _output_projections(base: Base) -> set[str]:

@@ -120,18 +120,20 @@ def release(
 ) -> Callable[..., Release]:
     """Make the release of a tiny model with `unlearn run`, and copy it."""
 
-    def make(family: str = "llama", *overrides: str, **fields: Any) -> Release:
-        base = tiny_base(family, dtype=torch.bfloat16).model.path
-        key = f"{family} {overrides} {fields}"
+    def make(
+        family: str = "llama", *overrides: str, base: dict[str, Any] | None = None, **fields: Any
+    ) -> Release:
+        model = tiny_base(family, dtype=torch.bfloat16, **(base or {})).model.path
+        key = f"{family} {overrides} {base} {fields}"
         if key not in made:
             place = tmp_path_factory.mktemp("released")
-            recipe = write_recipe(place / "recipe", base, **({"gates": []} | fields))
+            recipe = write_recipe(place / "recipe", model, **({"gates": []} | fields))
             options = [part for one in overrides for part in ("--set", one)]
             assert unlearn("run", recipe, "--out", place, "--quiet", *options).code in (0, 1)
             made[key] = recipe, place / "tiny"
         recipe, output = made[key]
         folder = tmp_path / "release"
         shutil.copytree(output, folder)
-        return Release(folder, base, recipe, unlearn)
+        return Release(folder, model, recipe, unlearn)
 
     return make

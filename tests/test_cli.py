@@ -334,6 +334,7 @@ def test_a_shape_that_the_family_cannot_have_is_refused(
         ("bloom", [], "the number of FFN neurons is fixed in this architecture"),
         ("gpt2", ["select.attention.fraction=0.3"], "no smaller number can be expressed"),
         ("olmo2", ["select.attention.fraction=0.3"], "heads cannot be removed"),
+        ("gemma2", ["select.attention.relabel=true"], "no other family computes what a gemma2"),
         ("llama", ["select.experts.fraction=0.3"], "this model is no mixture of experts"),
         ("mixtral", ["select.ffn.multiple_of=5"], "cannot be multiplied in groups"),
         ("mixtral", ["select.policy=ragged"], "mixture of experts cannot have the shape ragged"),

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from command import Unlearn
 from released import FORGED_DIGEST, WEIGHTS, Change, edit, edit_tensors, flip_bit, renew_manifest
 from safetensors.torch import load_file, save_file
 from tiny_models import DENSE, LLAMA_LIKE, MIXTURES
+from tiny_recipe import write_recipe
 
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
@@ -116,6 +118,25 @@ def _say_uniform(manifest: Path) -> None:
     content = read_json(manifest)
     content["recipe"]["select"]["policy"] = "uniform"
     write_json(manifest, content)
+
+
+def test_a_relabelled_release_is_verified(
+    release: Any, tiny_base: TinyBase, unlearn: Unlearn
+) -> None:
+    wide = tiny_base("llama", dtype=torch.bfloat16, num_key_value_heads=6, attention_bias=True)
+    recipe = write_recipe(wide.model.path.parent / "recipe", wide.model.path)
+    options = ["--set", "select.attention.relabel=true"]
+    result = unlearn("check", recipe, *options)
+    assert result.code == 2 and "attention_bias of the model's config is True" in result.err
+    heads = ["select.attention.fraction=0.17", "select.attention.relabel=true"]
+    made = release("llama", *heads, base={"num_key_value_heads": 6})
+    config = read_json(made.folder / "config.json")
+    assert (config["model_type"], config["num_attention_heads"]) == ("mistral", 5)
+    assert made.verify()[0] == 0
+    write_json(made.folder / "config.json", config | {"sliding_window": 4})
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert code == 1 and [each["where"] for each in found["findings"]] == ["config.json"]
 
 
 @pytest.mark.parametrize("family", LLAMA_LIKE)

@@ -17,7 +17,7 @@ from pipeline.architectures.description import Dimensions
 from pipeline.cache import digest_of_file, write_json
 from pipeline.export.checkpoint import copy_companions
 from pipeline.export.ragged import MODELING_FILE, model_class
-from pipeline.selection.plan import LayerPlan, Plan
+from pipeline.selection.plan import LayerPlan, Plan, Shape
 from pipeline.sources.models import ResolvedModel
 from pipeline.stages.base import Base, open_base
 from pipeline.stages.cut import cuts_and_config
@@ -199,11 +199,12 @@ def cut(
     maps: Mapping[str, CompensationMap] | None = None,
     *,
     ragged: bool = False,
+    relabel: bool = False,
     **settings: Any,
 ) -> SurgeryReport:
     """Write the whole checkpoint of a plan."""
     target.mkdir(parents=True, exist_ok=True)
-    cuts, config = cuts_and_config(base, plan, ragged=ragged)
+    cuts, config = cuts_and_config(base, plan, Shape(ragged, relabel))
     report = cut_checkpoint(base.model.path, target, cuts, maps or {}, lambda _: None, **settings)
     write_json(target / "config.json", config)
     copy_companions(base.model.path, target)

@@ -167,6 +167,25 @@ class HeadCount:
 
 
 @dataclass(frozen=True)
+class Relabel:
+    """Another family that computes the same, and whose config can say any number of heads.
+
+    Attributes:
+        model_type: its `model_type`.
+        model_class: its class.
+        adds: keys of its `config.json` that must be there.
+        keeps: keys whose default differs between the two families.
+        requires: config attributes that must have these values, since it has nothing like them.
+    """
+
+    model_type: str
+    model_class: str
+    adds: tuple[tuple[str, Any], ...]
+    keeps: tuple[str, ...]
+    requires: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
 class Attention:
     """Where attention heads live in a layer.
 
@@ -182,6 +201,8 @@ class Attention:
         output_axis: axis of the output projection's weight along which its inputs lie.
         counts: attributes that count heads, by which a layer of a ragged checkpoint can have fewer
             than its config says; None if it cannot.
+        relabel: the family as which a checkpoint can be written whose number of heads its own
+            config cannot say.
         untouchable: why no head can be removed at all; empty if heads can be.
     """
 
@@ -193,6 +214,7 @@ class Attention:
     head_dim: str | None = "head_dim"
     output_axis: int = 1
     counts: tuple[HeadCount, ...] | None = None
+    relabel: Relabel | None = None
     untouchable: str = ""
 
     @property

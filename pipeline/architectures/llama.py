@@ -15,6 +15,7 @@ from pipeline.architectures.description import (
     Cut,
     FeedForward,
     HeadCount,
+    Relabel,
 )
 from pipeline.architectures.layouts import (
     each_key_value_head,
@@ -37,9 +38,18 @@ SEPARATE = (
 
 GROUP = HeadCount("self_attn", "num_key_value_groups", lambda sizes: sizes.heads_per_group)
 
+# A Mistral without a window is a Llama whose config asks nothing of its number of heads.
+MISTRAL = Relabel(
+    model_type="mistral",
+    model_class="MistralForCausalLM",
+    adds=(("sliding_window", None),),
+    keeps=("max_position_embeddings", "rms_norm_eps", "hidden_act"),
+    requires=(("attention_bias", False), ("mlp_bias", False)),
+)
+
+# The config validators of these refuse a head count that does not divide hidden_size.
 LLAMA = Architecture(
-    # The config validators of these refuse a head count that does not divide hidden_size.
-    model_types=("llama", "gemma2", "gemma3_text"),
+    model_types=("llama",),
     prefix="model.layers.{layer}.",
     feed_forward=FeedForward(
         width="intermediate_size",
@@ -56,13 +66,20 @@ LLAMA = Architecture(
         inputs=SEPARATE,
         head_counts="divides_hidden",
         counts=(GROUP,),
+        relabel=MISTRAL,
     ),
+)
+
+GEMMA = replace(
+    LLAMA,
+    model_types=("gemma2", "gemma3_text"),
+    attention=replace(LLAMA.attention, relabel=None),
 )
 
 LLAMA_LIKE = replace(
     LLAMA,
     model_types=("mistral", "qwen2", "qwen3", "gemma", "smollm3", "granite", "olmo"),
-    attention=replace(LLAMA.attention, head_counts="any"),
+    attention=replace(GEMMA.attention, head_counts="any"),
 )
 
 # Norms on queries and keys with a weight of its own for every head, if `use_qk_norm` is set.
@@ -150,6 +167,7 @@ PHI3 = replace(
 
 FAMILIES = (
     LLAMA,
+    GEMMA,
     LLAMA_LIKE,
     COHERE,
     STABLELM,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.description import Architecture, Dimensions, Relabel
 from pipeline.cache import read_json
 from pipeline.selection.plan import Plan
 from pipeline.surgery.coordinates import stored_sizes
@@ -42,6 +43,31 @@ def pruned_config(
     config: dict[str, Any] = read_json(base / "config.json")
     after = stored_sizes(architecture, sizes, plan)
     return config | changed_sizes(config, architecture, sizes, after)
+
+
+def relabelled(architecture: Architecture) -> Architecture:
+    """The description of the family as which a checkpoint can be written; itself, if of none."""
+    if architecture.attention.relabel is None:
+        return architecture
+    return replace(architecture, attention=replace(architecture.attention, head_counts="any"))
+
+
+def relabelled_config(config: dict[str, Any], relabel: Relabel, base: Any) -> dict[str, Any]:
+    """`config.json` of a checkpoint in another family's name.
+
+    Args:
+        config: the content so far.
+        relabel: the other family.
+        base: the base's config as transformers reads it, for what `config` leaves to a default.
+    """
+    dropped = {key for key, _ in relabel.requires}
+    return {
+        **{key: value for key, value in config.items() if key not in dropped},
+        **{key: getattr(base, key) for key in relabel.keeps},
+        **dict(relabel.adds),
+        "model_type": relabel.model_type,
+        "architectures": [relabel.model_class],
+    }
 
 
 def changed_sizes(

@@ -80,6 +80,19 @@ class Plan:
         return cls(*sizes, layers, value.get("experts", 0))
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a checkpoint may say of a plan.
+
+    Attributes:
+        ragged: layers may differ in width; else the family's stock class loads the checkpoint.
+        relabel: it may be written as one of another family that computes the same.
+    """
+
+    ragged: bool = False
+    relabel: bool = False
+
+
 def complement(kept: Indices, total: int) -> Indices:
     """Indices below `total` that are not in `kept`, ascending."""
     present = set(kept)

@@ -130,8 +130,9 @@ def _nearest(total: int, fraction: float, legal: list[int], what: str) -> int:
         raise InputError(
             f"{what}: no smaller number can be expressed in this architecture's config",
             where="select.attention",
-            remedy="choose the other select.attention.unit, select.policy: ragged (with a modeling "
-            "file) or padded (which leaves zeros in the place of heads), or fraction: 0",
+            remedy="choose the other select.attention.unit, select.attention.relabel: true (for a "
+            "Llama), select.policy: ragged (with a modeling file) or padded (which leaves zeros in "
+            "the place of heads), or fraction: 0",
         )
     wanted = total * (1 - Fraction(str(fraction)))
     return min(legal, key=lambda count: (abs(count - wanted), count))

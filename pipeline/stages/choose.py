@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.export.checkpoint import relabelled
 from pipeline.progress import Progress
 from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
 from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
 from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores, uniform
 from pipeline.selection.overall import keep_lowest_overall, keep_multiples_overall
-from pipeline.selection.plan import LayerPlan, Plan, complement
+from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base
 from pipeline.stages.measure import Measurement, Measurer
 from pipeline.surgery.compensation import CompensationMap, compensation_map
@@ -35,14 +36,14 @@ class Choice:
         maps: how it stands in for the rest.
         measurement: statistics that it was chosen from.
         score_summary: of the scores of all units and of the removed ones.
-        ragged: layers of the checkpoint may differ in width.
+        shape: what a checkpoint may say of the plan.
     """
 
     plan: Plan
     maps: Maps
     measurement: Measurement
     score_summary: dict[str, dict[str, float]]
-    ragged: bool
+    shape: Shape
 
 
 def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Choice:
@@ -59,7 +60,8 @@ def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -
         maps = compensate(base, recipe, measurement, plan, progress)
     assert plan is not None and measurement is not None
     measurer.release()
-    return Choice(plan, maps, measurement, summary, recipe.select.policy == "ragged")
+    shape = Shape(recipe.select.policy == "ragged", recipe.select.attention.relabel)
+    return Choice(plan, maps, measurement, summary, shape)
 
 
 def compensate(
@@ -93,6 +95,8 @@ def legal_heads(
     """Whether a checkpoint can have a number of query heads, by the recipe's shape policy."""
     if recipe.select.policy != "uniform":
         return lambda _: True
+    if recipe.select.attention.relabel:
+        architecture = relabelled(architecture)
     return partial(can_have_heads, architecture, sizes)
 
 

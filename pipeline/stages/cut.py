@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache import Cache, read_json, write_json
-from pipeline.export.checkpoint import copy_companions, pruned_config
+from pipeline.export.checkpoint import (
+    copy_companions,
+    pruned_config,
+    relabelled,
+    relabelled_config,
+)
 from pipeline.export.ragged import MODELING_FILE, ragged_config
 from pipeline.progress import Progress
 from pipeline.recipe import Control, Recipe
-from pipeline.selection.plan import Plan
+from pipeline.selection.plan import Plan, Shape
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.measure import Measurer
-from pipeline.surgery.coordinates import tensor_cuts
+from pipeline.surgery.coordinates import can_have_heads, stored_sizes, tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 from pipeline.surgery.tensor_cut import TensorCut
 
@@ -34,28 +40,35 @@ def write_checkpoint(
         choice: what is kept, and how it stands in for the rest.
         advance: called with the bytes of each tensor that was read.
     """
-    cuts, config = cuts_and_config(base, choice.plan, ragged=choice.ragged)
+    cuts, config = cuts_and_config(base, choice.plan, choice.shape)
     report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
     write_json(folder / "config.json", config)
     copy_companions(base.model.path, folder)
-    if choice.ragged:
+    if choice.shape.ragged:
         shutil.copyfile(MODELING_FILE, folder / MODELING_FILE.name)
     return report
 
 
 def cuts_and_config(
-    base: Base, plan: Plan, *, ragged: bool
+    base: Base, plan: Plan, shape: Shape
 ) -> tuple[dict[str, TensorCut], dict[str, Any]]:
     """What a plan does to each tensor of a base, and the `config.json` that goes with it.
 
     Args:
         base: the base model.
         plan: what is kept.
-        ragged: layers may differ in width; else the family's stock class loads the checkpoint.
+        shape: what a checkpoint can say of it.
     """
     architecture, sizes, folder = base.architecture, base.dimensions, base.model.path
-    cuts = tensor_cuts(architecture, sizes, plan, ragged=ragged)
-    if not ragged:
+    relabel = architecture.attention.relabel if shape.relabel else None
+    if relabel is not None and not shape.ragged:
+        other = relabelled(architecture)
+        config = pruned_config(folder, other, sizes, plan)
+        if not can_have_heads(architecture, sizes, stored_sizes(other, sizes, plan).heads):
+            config = relabelled_config(config, relabel, base.config)
+        return tensor_cuts(other, sizes, plan), config
+    cuts = tensor_cuts(architecture, sizes, plan, ragged=shape.ragged)
+    if not shape.ragged:
         return cuts, pruned_config(folder, architecture, sizes, plan)
     shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
     config = read_json(folder / "config.json")
@@ -76,7 +89,7 @@ def make_control(
         "weights": base.model.weights_sha256,
         "settings": base.settings,
         "plan": choice.plan.to_json(),
-        "ragged": choice.ragged,
+        "shape": asdict(choice.shape),
         "compensate": recipe.compensate.model_dump(),
         "measured": choice.measurement.moments.name,
     }

@@ -31,6 +31,7 @@ def preflight(base: Base, loaded: LoadedRecipe) -> list[str]:
     """
     recipe = loaded.recipe
     kept_sizes(recipe, base.architecture, base.dimensions)
+    check_relabel(recipe, base.architecture, base.config)
     check_context(recipe, getattr(base.config, CONTEXT, None), base.model.name)
     check_chat_template(recipe, base.tokenizer, base.model.name)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
@@ -107,6 +108,32 @@ def _check_experts(recipe: Recipe, architecture: Architecture) -> None:
             where="select.policy",
             remedy="set it to uniform: the same number of neurons goes from every expert",
         )
+
+
+def check_relabel(recipe: Recipe, architecture: Architecture, config: Any) -> None:
+    """Check that a checkpoint can be written as one of another family, if the recipe asks for it.
+
+    Raises:
+        InputError: there is no family that computes the same.
+    """
+    if not recipe.select.attention.relabel:
+        return
+    relabel = architecture.attention.relabel
+    remedy = "set it to false; select.policy: ragged cuts heads too, with a modeling file"
+    if relabel is None:
+        raise InputError(
+            f"no other family computes what a {config.model_type} does",
+            where="select.attention.relabel",
+            remedy=remedy,
+        )
+    for key, value in relabel.requires:
+        if getattr(config, key, value) != value:
+            raise InputError(
+                f"{key} of the model's config is {getattr(config, key)!r}, and a "
+                f"{relabel.model_type} has nothing like it",
+                where="select.attention.relabel",
+                remedy=remedy,
+            )
 
 
 def check_context(recipe: Recipe, positions: int | None, where: str) -> None:

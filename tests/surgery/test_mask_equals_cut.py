@@ -133,6 +133,25 @@ def test_without_key_value_groups(tiny_base: TinyBase, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tied", [True, False])
+def test_a_llama_in_the_name_of_a_mistral(tiny_base: TinyBase, tmp_path: Path, tied: bool) -> None:
+    """Five heads do not divide 48, which a Llama's config refuses and a Mistral's does not."""
+    base = tiny_base("llama", dtype=torch.float64, num_key_value_heads=6, tie_word_embeddings=tied)
+    plan = random_plan(base.dimensions, 2, ffn=40, groups=5)
+    maps = random_maps(base, plan)
+    cut(base, tmp_path / "cut", plan, maps, relabel=True)
+    model = load(tmp_path / "cut")
+    assert (type(model).__name__, model.config.num_attention_heads) == ("MistralForCausalLM", 5)
+    assert model.config.sliding_window is None
+    assert difference(base, tmp_path / "cut", plan, maps) < EXACT
+    text = "def x ( y ) : return 12 the cat"
+    ids = base.tokenizer(text)["input_ids"]
+    assert base_of(tmp_path / "cut").tokenizer(text)["input_ids"] == ids
+    legal = random_plan(base.dimensions, 2, groups=4)
+    cut(base, tmp_path / "legal", legal, relabel=True)
+    assert load(tmp_path / "legal").config.model_type == "llama"  # whose config can say four
+
+
+@pytest.mark.parametrize("tied", [True, False])
 def test_embeddings_stay_tied_or_untied(tiny_base: TinyBase, tmp_path: Path, tied: bool) -> None:
     base = tiny_base("llama", dtype=torch.float64, tie_word_embeddings=tied)
     plan = random_plan(base.dimensions, 3, ffn=32)
