@@ -31,7 +31,7 @@ from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
-FORMAT = 4  # raise when the same recipe makes another output
+FORMAT = 5  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
