@@ -1,7 +1,7 @@
 """The manifest's schema: what a release says of itself, field by field.
 
 `python -m pipeline.export.manifest_schema` prints the JSON Schema that is committed as
-`docs/schemas/manifest-2.json`. A field is never changed or removed without a new `FORMAT`;
+`docs/schemas/manifest-3.json`. A field is never changed or removed without a new `FORMAT`;
 `upgraded` reads every earlier one.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-FORMAT = 2
+FORMAT = 3
 SHOWN_PROBLEMS = 3
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -173,6 +173,13 @@ class PlanPart(Part):
     layers: list[LayerPart]
 
 
+class PublicationPart(Part):
+    """What publishing added to the release, and the verdict that it overrode."""
+
+    even_if_failed: bool = Field(description="It was published although it did not pass its gates.")
+    extra: list[str] = Field(description="Added files, of which nothing but a hash is checked.")
+
+
 class FilePart(Part):
     """A file of the release."""
 
@@ -183,7 +190,7 @@ class FilePart(Part):
 class Manifest(Part):
     """What a release says of itself: all of it can be checked, as docs/verification.md says."""
 
-    format: Literal[2]
+    format: Literal[3]
     name: str
     description: str
     language: str
@@ -204,6 +211,9 @@ class Manifest(Part):
     prompts: list[PromptPart]
     plan: PlanPart
     run_key: Sha256
+    publication: PublicationPart | None = Field(
+        None, description="Absent unless publishing added something."
+    )
     files: dict[str, FilePart]
 
 
@@ -211,7 +221,7 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
     """A manifest of any earlier format, as one of today's; what it did not say stays unsaid."""
     if content.get("format") == 1 and isinstance(content.get("base"), dict):
         content = content | {"format": 2, "base": {"files": {}, **content["base"]}}
-    return content
+    return content | {"format": FORMAT} if content.get("format") == 2 else content
 
 
 def problems(content: dict[str, Any]) -> Iterator[str]:

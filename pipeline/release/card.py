@@ -26,6 +26,7 @@ def card_text(manifest: dict[str, Any]) -> str:
     return template("card.md.jinja").render(
         m=manifest,
         metadata=metadata_block(manifest),
+        publication=manifest.get("publication") or {"even_if_failed": False, "extra": []},
         base=_named_base(manifest["base"]["origin"]),
         metrics=metric_rows(manifest["evaluation"]),
         controlled="control" in manifest["evaluation"],

@@ -34,9 +34,10 @@ LICENCES = frozenset(LISTED.split())
 
 def metadata_block(manifest: dict[str, Any]) -> str:
     """The block as YAML, without the lines that enclose it."""
-    return yaml.safe_dump(
+    text: str = yaml.safe_dump(
         metadata(manifest), sort_keys=False, allow_unicode=True, width=math.inf
-    ).rstrip()
+    )
+    return text.rstrip()
 
 
 def metadata(manifest: dict[str, Any]) -> dict[str, Any]:
