@@ -141,7 +141,7 @@ class Run:
                 "parameters": report.parameters[1],
                 "bytes": report.bytes[1],
             },
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": self.recipe.what_makes_the_result(),
             "recipe_sha256": self.loaded.digest,
             "seed": self.recipe.seed,
             "environment": environment(),
