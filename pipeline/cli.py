@@ -349,20 +349,21 @@ def schema() -> int:
 
 @app.command()
 def compare(
-    one: Annotated[Path, typer.Argument(help="An output folder.")],
-    other: Annotated[Path, typer.Argument(help="Another output folder.")],
+    one: CheckpointArgument,
+    other: CheckpointArgument,
 ) -> int:
     """Compare two outputs: corpus hashes, environments, and the overlap of their plans, as JSON."""
+    from pipeline.export.manifest import NAME, read_manifest
     from pipeline.export.manifest import compare as compare_manifests
-    from pipeline.export.manifest import read_manifest
+    from pipeline.sources.releases import fetch_release
 
     manifests = []
     for folder in (one, other):
-        manifest = read_manifest(folder)
+        manifest = read_manifest(fetch_release(folder, Progress("quiet"), only=NAME))
         if manifest is None:
             raise InputError(
                 "this folder has no pruning manifest",
-                where=str(folder),
+                where=folder,
                 remedy="give the folder that a run made, such as out/no-code",
             )
         manifests.append(manifest)

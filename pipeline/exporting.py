@@ -15,7 +15,7 @@ from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
 from pipeline.progress import Progress
 from pipeline.sources.models import ResolvedModel
-from pipeline.sources.releases import fetch_release
+from pipeline.sources.releases import fetch_release, short_name
 from pipeline.stages.base import Base, load_model, open_base
 
 TOKENS = 20  # that both continue each prompt by
@@ -53,7 +53,8 @@ def export_gguf(
     with progress.stage("Checkpoint"):
         folder = fetch_release(reference, progress)
         base = open_base(ResolvedModel(folder, reference, {}, "", None))
-    path = out or Path(f"{folder.name}-{weight_type}.gguf")
+    name = short_name(reference)
+    path = out or Path(f"{name}-{weight_type}.gguf")
     if out is None and Path(reference).is_dir():
         path = folder.resolve().with_name(path.name)
     if path.is_dir() or not path.absolute().parent.is_dir():
@@ -68,7 +69,7 @@ def export_gguf(
     )
     total = sum(tensor.size for tensor in checkpoint.tensors)
     with progress.stage("GGUF"), progress.bar("writing", total, "bytes") as advance:
-        about = _about(folder)
+        about = _about(folder, name)
         kept = write_gguf(path, checkpoint, weight_type, about, pre_tokenizer, advance)
     agreement = None
     if compare:
@@ -98,11 +99,11 @@ def _known(wanted: str) -> WeightType:
     )
 
 
-def _about(folder: Path) -> dict[str, str]:
+def _about(folder: Path, name: str) -> dict[str, str]:
     """Where the file comes from, as keys of its metadata."""
     manifest = read_manifest(folder)
     if manifest is None:
-        return {"general.name": folder.name}
+        return {"general.name": name}
     about = {
         "general.name": f"{manifest['base']['name']}, {manifest['name']}",
         "general.description": manifest["description"],

@@ -559,3 +559,43 @@ def test_a_release_on_the_hub_is_published_elsewhere(
     )
     assert result.code == 0, result.err
     assert hub.files("me/copy") == hub.files("org/no-x")
+
+
+# ── what is on the Hub, wherever a checkpoint is taken ───────────────────────────────────────────
+
+
+@pytest.mark.parametrize("policy", ["uniform", "ragged"])
+def test_every_verb_takes_what_is_on_the_hub(
+    release: Make, hub: WritableHub, unlearn: Unlearn, policy: str
+) -> None:
+    made = release("llama", f"select.policy={policy}", gates=PASSING)
+    found = published(made, "--tag", "v1")
+    name = f"org/no-x@{found['commit']}"
+    hub.make("org/base", private=False, files=files_of(made.base))
+    verified(made, found, unlearn)
+    result = unlearn("verify", "org/no-x@v1", "--base", "org/base", "--quiet")
+    assert result.code == 0, result.out + result.err
+    hub.requests.clear()
+    result = unlearn("inspect", name, "--json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["units_of_a_layer"]["ffn"] >= 48
+    result = unlearn("compare", name, made.folder)
+    assert result.code == 0 and json.loads(result.out)["same_plan"], result.err
+    if policy == "uniform":
+        result = unlearn("export", "org/no-x@v1", "--quiet")
+        assert result.code == 0 and Path("no-x-F16.gguf").is_file(), result.err
+
+
+def test_comparing_fetches_the_manifests_alone(
+    release: Make, hub: WritableHub, unlearn: Unlearn
+) -> None:
+    made = release(gates=PASSING)
+    published(made)
+    hub.requests.clear()
+    result = unlearn("compare", "org/no-x", made.folder)
+    assert result.code == 0 and json.loads(result.out)["same_plan"]
+    assert {r for r in hub.requests if r.startswith("GET /org/no-x/resolve")} == {
+        f"GET /org/no-x/resolve/{hub.repositories['org/no-x'].branches['main']}/{MANIFEST}"
+    }
+    result = unlearn("compare", "org/none", made.folder)
+    assert result.code == 2 and "no such model on the Hub" in result.err
