@@ -20,7 +20,7 @@ from pipeline.recipe import Publish
 from pipeline.release.checks.claims import check_one_voice
 from pipeline.release.hub.destination import Destination, Remote, check_content, look
 from pipeline.release.hub.upload import Changes, changes, check_tag, give_tag, send
-from pipeline.release.publication import Publication, publication_of
+from pipeline.release.publication import Publication, added_files, publication_of
 from pipeline.verify import Release, verify
 
 
@@ -93,9 +93,11 @@ def check_reachable(wish: Wish, name: str) -> None:
     """Fail now and not after a run of hours, if the release could not be published.
 
     Raises:
-        InputError: there is no token, no right, no such organisation, or other content is there.
+        InputError: there is no token, no right, no such organisation, other content is there, or a
+            file cannot be added.
         BrokenError: the Hub cannot be reached.
     """
+    added_files(wish.extra)
     check_content(wish.destination, look(wish.destination), name)
 
 

@@ -160,6 +160,8 @@ def test_a_recipe_publishes_what_passed(
     where = "publish={to: org/no-x, tag: v1, extra: [plot.png]}"
     run = ("run", made.recipe, "--out", tmp_path / "out", "--set", where, "--quiet")
     refused(unlearn(*run), 2, "nobody is here to agree", "--yes")
+    text = unlearn("check", made.recipe, "--set", where).out
+    assert "Publish: org/no-x (private), if it passes" in text
     result = unlearn(*run, "--yes", "--json")
     assert result.code == 0, result.err
     events = [json.loads(line) for line in result.out.splitlines()]
@@ -201,6 +203,7 @@ def test_a_run_that_could_not_be_published_does_not_begin(
     run = ("run", made.recipe, "--out", tmp_path / "out", "--yes", "--quiet")
     refused(unlearn(*run, "--set", "publish={to: org/no-x}"), 2, "did not publish (else.bin)")
     refused(unlearn(*run, "--set", "publish={to: nobody/no-x}"), 2, "no organisation 'nobody'")
+    refused(unlearn(*run, "--set", "publish={to: org/y, extra: [x.png]}"), 2, "no such file to add")
     assert not (tmp_path / "out").exists()
 
 
@@ -312,6 +315,17 @@ def test_a_signature_is_sent_or_nothing_is_added(
     (tmp_path / "a.png").write_bytes(b"x")
     refused(publish(made, "--extra", tmp_path / "a.png"), 2, "is signed", "model.sig")
     assert "model.sig" in published(made)["send"]
+
+
+def test_a_release_of_an_earlier_version_is_published_as_it_is(
+    release: Make, hub: WritableHub, tmp_path: Path
+) -> None:
+    made = release(gates=PASSING)
+    edit(MANIFEST, lambda m: m.update(format=2))(made.folder)
+    (tmp_path / "a.png").write_bytes(b"x")
+    refused(publish(made, "--extra", tmp_path / "a.png"), 2, "format 2", "make the release again")
+    published(made)
+    assert hub.files("org/no-x") == files_of(made.folder)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import UndefinedError
-
 from pipeline.cache import json_bytes
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.manifest_schema import FORMAT
 from pipeline.release.card import NAME as CARD
 from pipeline.release.card import card_text
 from pipeline.release.checks.files import EXTRA, EXTRA_SUFFIXES, SIGNATURE
@@ -77,7 +76,7 @@ def publication_of(
     Raises:
         InputError: a file cannot be added, or the release is signed and something would be added.
     """
-    added = _added(extra)
+    added = added_files(extra)
     earlier = manifest.get("publication") or {"even_if_failed": False, "extra": []}
     section = {
         "even_if_failed": even_if_failed or earlier["even_if_failed"],
@@ -85,10 +84,10 @@ def publication_of(
     }
     changed: dict[str, File] = {}
     if added or section != earlier:
-        _check_unsigned(folder)
+        _check_can_say_more(folder, manifest)
         said = {key: value for key, value in manifest.items() if key != "files"}
         said["publication"] = section
-        changed = {**added, CARD: _in_memory(_card(said, folder).encode())}
+        changed = {**added, CARD: _in_memory(card_text(said).encode())}
         listed = {name: {"sha256": f.sha256, "bytes": f.size} for name, f in changed.items()}
         manifest = said | {"files": dict(sorted((manifest["files"] | listed).items()))}
         changed[MANIFEST] = _in_memory(json_bytes(manifest))
@@ -104,7 +103,12 @@ def publication_of(
     return Publication(manifest, dict(sorted({**own, **changed}.items())))
 
 
-def _added(extra: Sequence[Path]) -> dict[str, File]:
+def added_files(extra: Sequence[Path]) -> dict[str, File]:
+    """The files to add, by their names in the release.
+
+    Raises:
+        InputError: one is not there, or is of a kind that is not added.
+    """
     found: dict[str, File] = {}
     for path in extra:
         name = f"{EXTRA}/{path.name}"
@@ -124,7 +128,13 @@ def _added(extra: Sequence[Path]) -> dict[str, File]:
     return found
 
 
-def _check_unsigned(folder: Path) -> None:
+def _check_can_say_more(folder: Path, manifest: dict[str, Any]) -> None:
+    if manifest["format"] != FORMAT:
+        raise InputError(
+            f"its manifest has format {manifest['format']}, which cannot say what publishing adds",
+            where=str(folder / MANIFEST),
+            remedy=f"make the release again: this version writes format {FORMAT}",
+        )
     if (folder / SIGNATURE).is_file():
         raise InputError(
             "this release is signed, and its signature would not hold for what publishing adds",
@@ -132,17 +142,6 @@ def _check_unsigned(folder: Path) -> None:
             remedy="remove the signature and publish; then sign what `hf download` gives, and "
             "publish that",
         )
-
-
-def _card(manifest: dict[str, Any], folder: Path) -> str:
-    try:
-        return card_text(manifest)
-    except (UndefinedError, KeyError) as error:  # of a version that did not say as much
-        raise InputError(
-            f"no card can be made of its manifest ({error})",
-            where=str(folder / MANIFEST),
-            remedy="make the release again with this version",
-        ) from error
 
 
 def _on_disk(path: Path) -> File:

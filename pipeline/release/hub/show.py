@@ -48,8 +48,8 @@ def show_published(result: dict[str, Any], console: Console) -> None:
     console.print(f"Published: {_place(result)}", soft_wrap=True)
     if result["pull_request_url"]:
         console.print(f"Proposed:  {_plain(result['pull_request_url'])}", soft_wrap=True)
-    console.print(f"Commit:    {result['commit']}; every hash there is the manifest's")
-    console.print(f"Manifest:  sha256 {result['manifest_sha256']}")
+    console.print(f"Commit:    {result['commit']}, whose hashes are the manifest's", soft_wrap=True)
+    console.print(f"Manifest:  sha256 {result['manifest_sha256']}", soft_wrap=True)
     console.print(f"Check:     unlearn verify {_plain(name)} --base …", soft_wrap=True)
 
 
