@@ -147,8 +147,13 @@ def digest_of_file(path: Path) -> str:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON with a final newline; see `plain_json`."""
+    path.write_bytes(json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    """What `write_json` writes."""
     text = json.dumps(plain_json(value), indent=2, ensure_ascii=False, allow_nan=False)
-    path.write_text(text + "\n", encoding="utf-8")
+    return f"{text}\n".encode()
 
 
 def plain_json(value: Any) -> Any:

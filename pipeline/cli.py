@@ -15,6 +15,23 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
+from pipeline.cli_options import (
+    BaseOption,
+    CacheOption,
+    CheckpointArgument,
+    IdentityOption,
+    JsonOption,
+    ManifestOption,
+    OwnRecipeOption,
+    ProviderOption,
+    PublicKeyOption,
+    QuietOption,
+    RecipeArgument,
+    SetOption,
+    print_json,
+    style_of,
+)
+from pipeline.cli_publish import YesOption, publish, publishing_of, show_publication
 from pipeline.errors import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
@@ -27,7 +44,7 @@ from pipeline.errors import (
     InputError,
     UnlearnError,
 )
-from pipeline.progress import Progress, Style
+from pipeline.progress import Progress
 
 SIGNALS_ARE_ONE_SECONDS = 5.0
 VERDICT_CODES = {
@@ -50,42 +67,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-CheckpointArgument = Annotated[
-    str, typer.Argument(help="A released folder, or organisation/name@revision of the Hub.")
-]
-BaseOption = Annotated[
-    str | None,
-    typer.Option(
-        help="The base: folder, organisation/name@revision, .gguf file or package:name/file. "
-        "Default: the recipe's model."
-    ),
-]
-OwnRecipeOption = Annotated[
-    str | None,
-    typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
-]
-ManifestOption = Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")]
-PublicKeyOption = Annotated[
-    Path | None, typer.Option(help="The release must be signed with this key (PEM).")
-]
-IdentityOption = Annotated[
-    str | None, typer.Option(help="The release must be signed by this identity, through Sigstore.")
-]
-ProviderOption = Annotated[str | None, typer.Option(help="URL of who vouches for the identity.")]
-RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="Override a field: `--set select.ffn.fraction=0.2`; repeatable."),
-]
-CacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--cache-dir", help="Finished stages; default $UNLEARN_CACHE or ~/.cache/unlearn."
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
-
 
 @app.command()
 def run(
@@ -93,6 +74,7 @@ def run(
     out: Annotated[Path, typer.Option(help="The output goes to OUT/<recipe>.")] = Path("out"),
     set_: SetOption = None,
     force: Annotated[bool, typer.Option(help="Replace whatever is in the output folder.")] = False,
+    yes: YesOption = False,
     cache_dir: CacheOption = None,
     json_: JsonOption = False,
     quiet: QuietOption = False,
@@ -104,13 +86,16 @@ def run(
     from pipeline.run import Run
 
     loaded = load_recipe(recipe, set_ or ())
-    progress = Progress(_style(json_, quiet))
+    cache, progress = Cache(cache_dir), Progress(style_of(json_, quiet))
     target = out / loaded.recipe.name
-    outcome = Run(loaded, Cache(cache_dir), progress).execute(target, force)
+    publish_it = publishing_of(loaded, yes, cache, progress)
+    outcome = Run(loaded, cache, progress).execute(target, force)
     if json_:
-        _print_json({"event": "result", **_result(outcome.folder, outcome.manifest)})
+        print_json({"event": "result", **_result(outcome.folder, outcome.manifest)})
     else:
         show_result(outcome.folder, outcome.manifest)
+    if (published := publish_it(outcome.folder, outcome.manifest["verdict"])) is not None:
+        show_publication(published, json_)
     return VERDICT_CODES[outcome.manifest["verdict"]]
 
 
@@ -130,7 +115,7 @@ def check(
     loaded = load_recipe(recipe, set_ or ())
     result = forecast(loaded, Cache(cache_dir), Progress("json" if json_ else "quiet"))
     if json_:
-        _print_json(result)
+        print_json(result)
     else:
         show_forecast(result)
     return EXIT_PASS
@@ -160,7 +145,7 @@ def verify(
     from pipeline.verify import Trust, open_release
     from pipeline.verify import verify as verify_release
 
-    cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
+    cache, progress = Cache(cache_dir), Progress(style_of(json_, quiet))
     release = open_release(
         checkpoint,
         base,
@@ -178,7 +163,7 @@ def verify(
         progress=progress,
     )
     if json_:
-        _print_json({"event": "result", **found.as_dict()})
+        print_json({"event": "result", **found.as_dict()})
     else:
         show_verification(found.as_dict())
     return VERIFICATION_CODES[found.decision]
@@ -222,7 +207,7 @@ def validate(
     from pipeline.validate import validate as validate_release
     from pipeline.verify import Trust, open_release
 
-    cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
+    cache, progress = Cache(cache_dir), Progress(style_of(json_, quiet))
     release = open_release(
         checkpoint, base, recipe, set_ or (), needs_recipe=True, cache=cache, progress=progress
     )
@@ -244,7 +229,7 @@ def validate(
         if path is not None:
             write(path, found)
     if json_:
-        _print_json({"event": "result", **found})
+        print_json({"event": "result", **found})
     else:
         show_validation(found)
     return VERDICT_CODES[found["verdict"]]
@@ -303,13 +288,16 @@ def export(
     from pipeline.exporting import export_gguf
     from pipeline.release.show import show_export
 
-    progress = Progress(_style(json_, quiet))
+    progress = Progress(style_of(json_, quiet))
     found = export_gguf(checkpoint, type_, out, pre_tokenizer, compare, progress)
     if json_:
-        _print_json({"event": "result", **found})
+        print_json({"event": "result", **found})
     else:
         show_export(found)
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
+
+
+app.command()(publish)
 
 
 @app.command()
@@ -344,7 +332,7 @@ def inspect(
 
     found = inspect_model(model, Cache(cache_dir))
     if json_:
-        _print_json(found)
+        print_json(found)
     else:
         show_inspection(found)
     return EXIT_PASS
@@ -361,20 +349,21 @@ def schema() -> int:
 
 @app.command()
 def compare(
-    one: Annotated[Path, typer.Argument(help="An output folder.")],
-    other: Annotated[Path, typer.Argument(help="Another output folder.")],
+    one: CheckpointArgument,
+    other: CheckpointArgument,
 ) -> int:
     """Compare two outputs: corpus hashes, environments, and the overlap of their plans, as JSON."""
+    from pipeline.export.manifest import NAME, read_manifest
     from pipeline.export.manifest import compare as compare_manifests
-    from pipeline.export.manifest import read_manifest
+    from pipeline.sources.releases import fetch_release
 
     manifests = []
     for folder in (one, other):
-        manifest = read_manifest(folder)
+        manifest = read_manifest(fetch_release(folder, Progress("quiet"), only=NAME))
         if manifest is None:
             raise InputError(
                 "this folder has no pruning manifest",
-                where=str(folder),
+                where=folder,
                 remedy="give the folder that a run made, such as out/no-code",
             )
         manifests.append(manifest)
@@ -474,20 +463,6 @@ def _listen() -> None:
 def _signals() -> list[signal.Signals]:
     names = ("SIGINT", "SIGTERM", "SIGHUP")  # Windows has no SIGHUP
     return [signal.Signals[name] for name in names if hasattr(signal, name)]
-
-
-def _print_json(value: dict[str, Any]) -> None:
-    from pipeline.cache import plain_json
-
-    print(json.dumps(plain_json(value), allow_nan=False))
-
-
-def _style(as_json: bool, quiet: bool) -> Style:
-    if as_json:
-        return "json"
-    if quiet:
-        return "quiet"
-    return "terminal" if sys.stderr.isatty() else "plain"
 
 
 def _result(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

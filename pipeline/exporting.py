@@ -19,7 +19,7 @@ from pipeline.export.ragged import is_ragged, sizes_by_layer, stock_config
 from pipeline.progress import Progress
 from pipeline.sources.model_folder import check_folder
 from pipeline.sources.models import ResolvedModel
-from pipeline.sources.releases import fetch_release
+from pipeline.sources.releases import fetch_release, short_name
 from pipeline.stages.base import load_model, open_base
 from pipeline.surgery.safetensors_stream import stored_tensors
 
@@ -58,14 +58,15 @@ def export_gguf(
     with progress.stage("Checkpoint"):
         folder = fetch_release(reference, progress)
         checkpoint = _opened(folder, reference)
-    path = out or Path(f"{folder.name}-{weight_type}.gguf")
+    name = short_name(reference)
+    path = out or Path(f"{name}-{weight_type}.gguf")
     if out is None and Path(reference).is_dir():
         path = folder.resolve().with_name(path.name)
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise InputError("this is no place for a file", where=str(path), remedy="name a .gguf file")
     total = sum(tensor.size for tensor in checkpoint.tensors)
     with progress.stage("GGUF"), progress.bar("writing", total, "bytes") as advance:
-        about = _about(folder)
+        about = _about(folder, name)
         kept = write_gguf(path, checkpoint, weight_type, about, pre_tokenizer, advance)
     agreement = None
     if compare:
@@ -95,11 +96,11 @@ def _known(wanted: str) -> WeightType:
     )
 
 
-def _about(folder: Path) -> dict[str, str]:
+def _about(folder: Path, name: str) -> dict[str, str]:
     """Where the file comes from, as keys of its metadata."""
     manifest = read_manifest(folder)
     if manifest is None:
-        return {"general.name": folder.name}
+        return {"general.name": name}
     about = {
         "general.name": f"{manifest['base']['name']}, {manifest['name']}",
         "general.description": manifest["description"],

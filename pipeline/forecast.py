@@ -94,6 +94,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         ],
         "tasks": tasks,
         "gates": [_gate_text(gate) for gate in recipe.gates],
+        "publish": recipe.publish.model_dump(mode="json") if recipe.publish else None,
         "warnings": list(_warnings(recipe, tasks)),
         "minutes": _minutes(recipe, parameters, sum(task["tokens"] for task in tasks)),
         "output_bytes": output,

@@ -429,6 +429,35 @@ class Statistics(Section):
     )
 
 
+# ── where the result goes ────────────────────────────────────────────────────────────────────────
+
+
+class Publish(Section):
+    """Publishing on the Hugging Face Hub, when a run has passed its gates."""
+
+    to: Text = Field(
+        pattern=r"^[^/\s]+/[^/\s]+$", description="Repository, as `organisation/name`."
+    )
+    public: bool = Field(False, description="Let everybody see it; it is private otherwise.")
+    revision: Text = Field("main", description="Branch, made from `main` if there is none.")
+    pull_request: bool = Field(
+        False, description="Open a pull request, and leave the branch as it is."
+    )
+    tag: Text | None = Field(None, description="Tag that the commit is given.")
+    message: Text | None = Field(
+        None, description="Message of the commit; default: recipe, base and verdict."
+    )
+    extra: tuple[Text, ...] = Field(
+        (),
+        description="Images and texts to add in the folder `extra/`, relative to the recipe's "
+        "folder.",
+    )
+    even_if_failed: bool = Field(
+        False,
+        description="Publish what did not pass its gates too; card and manifest then say so.",
+    )
+
+
 # ── the whole ────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -457,6 +486,13 @@ class Recipe(Section):
     statistics: Statistics = Field(
         default_factory=lambda: Statistics(), description="How sure the gates must be."
     )
+    publish: Publish | None = Field(
+        None, description="Where the result is published; left out, it stays on this machine."
+    )
+
+    def what_makes_the_result(self) -> dict[str, Any]:
+        """All but where the result is published, as JSON: that changes nothing of it."""
+        return self.model_dump(mode="json", exclude={"publish"})
 
     @property
     def corpora(self) -> tuple[tuple[Side, Corpus], ...]:
@@ -508,6 +544,9 @@ class Recipe(Section):
                     yield ("gates", index, key), text, task, sorted(self.evaluated)
             if gate.against == "control" and self.control is None:
                 yield ("gates", index, "against"), "the recipe has no control", "", []
+        if self.publish is not None and not self.gates and not self.publish.even_if_failed:
+            text = "a recipe without gates cannot pass, and is published only with even_if_failed"
+            yield ("publish",), text, "", []
 
 
 def next_token_task(corpus: str) -> str:

@@ -34,7 +34,8 @@ class LoadedRecipe:
         path: file that it was read from.
         folder: folder of that file, at which relative paths of the recipe start.
         overrides: the overrides, as given.
-        digest: SHA-256 of the recipe with its overrides and defaults; comments do not change it.
+        digest: SHA-256 of the recipe with its overrides and defaults; comments do not change it,
+            and neither does where the result is published.
     """
 
     recipe: Recipe
@@ -48,6 +49,8 @@ class LoadedRecipe:
         sources = [self.recipe.model.source, *(c.source for _, c in self.recipe.corpora)]
         named = [Path(s.path).expanduser() for s in sources if isinstance(s, PathSource)]
         named += [Path(name) for name in self.recipe.evaluate.task_folders]
+        if self.recipe.publish is not None:
+            named += [Path(name).expanduser() for name in self.recipe.publish.extra]
         return [self.path, *(self.folder / path for path in named)]
 
 
@@ -95,7 +98,7 @@ def load_recipe(
         path=path,
         folder=path.parent,
         overrides=tuple(overrides),
-        digest=digest_of(recipe.model_dump(mode="json")),
+        digest=digest_of(recipe.what_makes_the_result()),
     )
 
 

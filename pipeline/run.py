@@ -31,7 +31,7 @@ from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
-FORMAT = 4  # raise when the same recipe makes another output
+FORMAT = 5  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Run:
                 "parameters": report.parameters[1],
                 "bytes": report.bytes[1],
             },
-            "recipe": self.recipe.model_dump(mode="json"),
+            "recipe": self.recipe.what_makes_the_result(),
             "recipe_sha256": self.loaded.digest,
             "seed": self.recipe.seed,
             "environment": environment(),

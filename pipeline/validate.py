@@ -93,7 +93,7 @@ def validate(
             remedy="name the recipe to judge by with --recipe",
         )
     verification = verify(release, trust=trust, cache=cache, progress=progress)
-    theirs, ours = release.manifest.get("recipe"), loaded.recipe.model_dump(mode="json")
+    theirs, ours = release.manifest.get("recipe"), loaded.recipe.what_makes_the_result()
     notes = [f"recipe, {line}" for line in differences(theirs, ours)]
     findings: list[Finding] = []
     judgement, verdict, evaluated = None, "FAIL", 0.0

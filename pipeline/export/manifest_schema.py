@@ -175,6 +175,13 @@ class PlanPart(Part):
     experts: Count
 
 
+class PublicationPart(Part):
+    """What publishing added to the release, and the verdict that it overrode."""
+
+    even_if_failed: bool = Field(description="It was published although it did not pass its gates.")
+    extra: list[str] = Field(description="Added files, of which nothing but a hash is checked.")
+
+
 class FilePart(Part):
     """A file of the release."""
 
@@ -206,6 +213,9 @@ class Manifest(Part):
     prompts: list[PromptPart]
     plan: PlanPart
     run_key: Sha256
+    publication: PublicationPart | None = Field(
+        None, description="Absent unless publishing added something."
+    )
     files: dict[str, FilePart]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.release.checks.findings import printable
+from pipeline.release.metadata import metadata_block
 from pipeline.release.results import metric_rows, size_rows
 
 NAME = "README.md"
@@ -24,6 +25,9 @@ def card_text(manifest: dict[str, Any]) -> str:
     """The card as Markdown with the Hub's metadata block."""
     return template("card.md.jinja").render(
         m=manifest,
+        metadata=metadata_block(manifest),
+        publication=manifest.get("publication") or {"even_if_failed": False, "extra": []},
+        base=_named_base(manifest["base"]["origin"]),
         metrics=metric_rows(manifest["evaluation"]),
         controlled="control" in manifest["evaluation"],
         sizes=size_rows(manifest),
@@ -35,6 +39,13 @@ def card_text(manifest: dict[str, Any]) -> str:
             if unit["kept"] < unit["total"]
         ],
     )
+
+
+def _named_base(origin: dict[str, Any]) -> str:
+    """The base as `--base` takes it."""
+    if "repository" not in origin:
+        return "path/of/the/base"
+    return "@".join(origin[key] for key in ("repository", "commit") if key in origin)
 
 
 def _baselines(select: dict[str, Any]) -> list[str]:

@@ -40,8 +40,7 @@ def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
         values, errors = before[task]["metrics"], before[task]["stderr"]
         pruned, pruned_errors = after[task]["metrics"], after[task]["stderr"]
         other = control.get(task, {"metrics": {}, "stderr": {}})
-        shown = [metric for metric in SHOWN if metric in values] or sorted(values)
-        for metric in shown:
+        for metric in shown_metrics(values):
             rows.append(
                 MetricRow(
                     side=before[task]["side"],
@@ -59,6 +58,11 @@ def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
                 )
             )
     return rows
+
+
+def shown_metrics(values: dict[str, float]) -> list[str]:
+    """Those of a task's metrics that are shown first."""
+    return [metric for metric in SHOWN if metric in values] or sorted(values)
 
 
 def size_rows(manifest: dict[str, Any]) -> list[SizeRow]:

@@ -143,6 +143,10 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
     console.print(tasks)
     for gate in forecast["gates"]:
         console.print(f"Gate:    {escape(gate)}", soft_wrap=True)
+    if (to := forecast["publish"]) is not None:
+        seen, when = "public" if to["public"] else "private", "whatever its verdict"
+        when = when if to["even_if_failed"] else "if it passes"
+        console.print(f"Publish: {escape(to['to'])} ({seen}), {when}")
     for warning in forecast["warnings"]:
         console.print(f"[yellow]Warning[/]: {escape(warning)}", soft_wrap=True)
     low, high = forecast["minutes"]

@@ -39,7 +39,7 @@ def hub_errors(repository: str, revision: str, kind: str = "model") -> Iterator[
         raise explain(error, repository, revision, kind) from error
     except Exception as error:
         # The Hub's client does not wrap what its HTTP library raises, whichever that is.
-        if not _is_network(error):
+        if not is_network(error):
             raise
         raise explain(error, repository, revision, kind) from error
 
@@ -74,9 +74,9 @@ def explain(error: BaseException, repository: str, revision: str, kind: str) -> 
             remedy="write it as organisation/name, or use `path` for something on this machine",
         )
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
-        return InputError(f"a file is missing there: {_first_line(error)}", where=where)
+        return InputError(f"a file is missing there: {first_line(error)}", where=where)
     offline = isinstance(error, OfflineModeIsEnabled)
-    why = "HF_HUB_OFFLINE is set" if offline else _first_line(error)
+    why = "HF_HUB_OFFLINE is set" if offline else first_line(error)
     return BrokenError(
         f"the Hub cannot be reached, and this {kind} is not in the local cache ({why})",
         where=where,
@@ -87,12 +87,14 @@ def explain(error: BaseException, repository: str, revision: str, kind: str) -> 
     )
 
 
-def _is_network(error: BaseException) -> bool:
+def is_network(error: BaseException) -> bool:
+    """Whether an error is one of the HTTP library that the Hub's client uses."""
     return any(
         kind.__module__.split(".")[0] in {"httpx", "httpx2", "httpcore", "aiohttp", "requests"}
         for kind in type(error).__mro__
     )
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

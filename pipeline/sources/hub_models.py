@@ -51,7 +51,7 @@ class HubModel:
 
 
 def download(
-    source: HubSource, progress: Progress, *, whole: bool = False
+    source: HubSource, progress: Progress, *, whole: bool = False, only: str | None = None
 ) -> tuple[Path, dict[str, str]]:
     """Download a model, and say for the manifest where it came from.
 
@@ -59,11 +59,13 @@ def download(
         source: repository and revision.
         progress: told about the download.
         whole: every file of the repository, and not only those that a model needs.
+        only: this one file.
 
     Raises:
         InputError: no such repository or revision, or access is not granted.
         BrokenError: the Hub cannot be reached and nothing was downloaded before.
     """
+    wanted = [only] if only else None if whole else list(FILES)
     with hub_errors(source.hub, source.revision):
         commit, unreachable = _commit(source)
         if commit is not None:
@@ -75,8 +77,8 @@ def download(
                 snapshot_download(
                     source.hub,
                     revision=commit or source.revision,
-                    allow_patterns=None if whole else list(FILES),
-                    ignore_patterns=None if whole else list(NOT_FILES),
+                    allow_patterns=wanted,
+                    ignore_patterns=None if whole or only else list(NOT_FILES),
                     local_files_only=commit is None,
                 )
             )

@@ -13,12 +13,13 @@ PACKAGE = "package:"
 FORMS = "a folder, `organisation/name@revision` of the Hub, a .gguf file, or `package:name/file`"
 
 
-def fetch_release(reference: str, progress: Progress) -> Path:
+def fetch_release(reference: str, progress: Progress, only: str | None = None) -> Path:
     """Return the folder of a released checkpoint, downloaded whole if it is on the Hub.
 
     Args:
         reference: a folder, or `organisation/name` or `organisation/name@revision` of the Hub.
         progress: told about a download.
+        only: the one file that is needed; default: all of them.
 
     Raises:
         InputError: there is no such folder or repository.
@@ -26,7 +27,7 @@ def fetch_release(reference: str, progress: Progress) -> Path:
     """
     source = model_source(reference)
     if isinstance(source, HubSource):
-        return download(source, progress, whole=True)[0]
+        return download(source, progress, whole=True, only=only)[0]
     if isinstance(source, PathSource) and Path(source.path).is_dir():
         return Path(source.path)
     raise InputError(
@@ -34,6 +35,18 @@ def fetch_release(reference: str, progress: Progress) -> Path:
         where=reference,
         remedy="give a folder such as out/no-code, or organisation/name@revision of the Hub",
     )
+
+
+def short_name(reference: str) -> str:
+    """What files that are made of a checkpoint are named after.
+
+    Raises:
+        InputError: there is no such checkpoint.
+    """
+    source = model_source(reference)
+    if isinstance(source, HubSource):
+        return source.hub.split("/")[-1]
+    return Path(reference).resolve().name
 
 
 def model_source(reference: str) -> HubSource | PathSource | PackageSource:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import constants
+from hub_address import point_hub_at
 
 from pipeline.cache import Cache
 from pipeline.errors import BrokenError, InputError
@@ -23,17 +23,6 @@ from .loopback_hub import COMMIT, LoopbackHub
 
 def model(name: str = "org/tiny", **fields: str) -> Model:
     return Model.model_validate({"source": {"hub": name, **fields}})
-
-
-def point_hub_at(url: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> None:
-    monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(
-        constants,
-        "HUGGINGFACE_CO_URL_TEMPLATE",
-        url + "/{repo_id}/resolve/{revision}/{filename}",
-    )
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
 
 
 @pytest.fixture

@@ -17,7 +17,12 @@ SIGNATURE = "model.sig"
 OUTSIDE = (MANIFEST, SIGNATURE, ".gitattributes")  # the only files that are not in the hashes
 # What `hf download --local-dir` writes beside a download, and nothing loads.
 DOWNLOAD = ".cache/huggingface"
-CLAIMS = ("README.md", "evaluation.json", "samples/*/*.jsonl")  # results: for `validate`
+# What publishing may add, in a folder of its own: no loader reads it, and nothing vouches for it.
+EXTRA = "extra"
+EXTRA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".md", ".txt", ".csv")
+# Results: for `validate`.
+CLAIMS = ("README.md", "evaluation.json", "samples/*/*.jsonl")
+EXPLAINED = (*CLAIMS, *(f"{EXTRA}/*{suffix}" for suffix in EXTRA_SUFFIXES))
 # Not a setting: the library that wrote the file signs it.
 SIGNED_BY_LIBRARY = ("transformers_version",)
 
@@ -88,7 +93,9 @@ def check_contents(
             found.append(Finding(name, f"differs from {whose}"))
     known = {"config.json", MAPS, *expected, *weights}
     for name in sorted(released_files(folder)):
-        if name not in known and not any(PurePosixPath(f"/{name}").match(f"/{c}") for c in CLAIMS):
+        if name not in known and not any(
+            PurePosixPath(f"/{name}").match(f"/{c}") for c in EXPLAINED
+        ):
             found.append(Finding(name, "neither the base nor the pruning explains this file"))
     return found
 

@@ -1,0 +1,64 @@
+"""Options that several verbs of the command share, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.progress import Style
+
+CheckpointArgument = Annotated[
+    str, typer.Argument(help="A released folder, or organisation/name@revision of the Hub.")
+]
+BaseOption = Annotated[
+    str | None,
+    typer.Option(
+        help="The base: folder, organisation/name@revision, .gguf file or package:name/file. "
+        "Default: the recipe's model."
+    ),
+]
+OwnRecipeOption = Annotated[
+    str | None,
+    typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
+]
+ManifestOption = Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")]
+PublicKeyOption = Annotated[
+    Path | None, typer.Option(help="The release must be signed with this key (PEM).")
+]
+IdentityOption = Annotated[
+    str | None, typer.Option(help="The release must be signed by this identity, through Sigstore.")
+]
+ProviderOption = Annotated[str | None, typer.Option(help="URL of who vouches for the identity.")]
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override a field: `--set select.ffn.fraction=0.2`; repeatable."),
+]
+CacheOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache-dir", help="Finished stages; default $UNLEARN_CACHE or ~/.cache/unlearn."
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Events and result as JSON lines.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print a result as one line of JSON."""
+    from pipeline.cache import plain_json
+
+    print(json.dumps(plain_json(value), allow_nan=False))
+
+
+def style_of(as_json: bool, quiet: bool) -> Style:
+    """How progress is shown, by the options and by whether anybody looks at a terminal."""
+    if as_json:
+        return "json"
+    if quiet:
+        return "quiet"
+    return "terminal" if sys.stderr.isatty() else "plain"

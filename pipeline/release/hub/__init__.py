@@ -1,0 +1,1 @@
+"""Publishing on the Hugging Face Hub: what is there, what is sent, and what went wrong."""
