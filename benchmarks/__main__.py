@@ -36,9 +36,10 @@ from pipeline.export.maps import write_maps
 from pipeline.progress import Progress
 from pipeline.recipe_file import load_recipe
 from pipeline.scoring.collection import CapturePoints, Collector, collect
-from pipeline.selection.plan import LayerPlan, Plan
+from pipeline.selection.plan import LayerPlan, Plan, Shape
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, open_base
+from pipeline.stages.cut import cuts_and_config
 from pipeline.surgery.compensation import CompensationMap
 from pipeline.surgery.coordinates import tensor_cuts
 from pipeline.surgery.cut import cut_checkpoint
@@ -200,9 +201,12 @@ def _smaller(
     every = LayerPlan(
         tuple(range(sizes.ffn)), tuple(range(sizes.heads)), tuple(range(sizes.kv_heads))
     )
+    narrow = LayerPlan(tuple(range(sizes.ffn // 2)), heads, groups)
+    wide = LayerPlan(every.ffn, heads, groups)
     plans = {
         "uniform": (layer,) * sizes.layers,
         "padded": (every, *(layer,) * (sizes.layers - 1)),  # the widest sets the width
+        "ragged": ((narrow, wide) * sizes.layers)[: sizes.layers],  # as many gone as in uniform
     }
     models = {"base": load_model(base.model.path, "bfloat16")}
     for name, layers in plans.items():
@@ -210,9 +214,8 @@ def _smaller(
         if not target.exists():
             target.mkdir()
             plan = Plan(sizes.ffn, sizes.heads, sizes.kv_heads, layers)
-            cuts = tensor_cuts(base.architecture, sizes, plan)
+            cuts, config = cuts_and_config(base, plan, Shape(ragged=name == "ragged"))
             cut_checkpoint(base.model.path, target, cuts, {}, lambda _: None)
-            config = pruned_config(base.model.path, base.architecture, sizes, plan)
             write_json(target / "config.json", config)
         models[name] = load_model(target, "bfloat16")
 
