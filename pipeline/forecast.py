@@ -12,7 +12,7 @@ import torch
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.cache import Cache
 from pipeline.evaluation.tasks import check_tasks
-from pipeline.export.checkpoint import changed_sizes
+from pipeline.export.checkpoint import changed_sizes, relabelled_config
 from pipeline.progress import Progress
 from pipeline.recipe import Gate, Recipe, Side, next_token_task
 from pipeline.recipe_file import LoadedRecipe
@@ -69,10 +69,11 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     check_context(recipe, getattr(known.config, CONTEXT, None), model.name)
     check_relabel(recipe, architecture, known.config)
     after = _stored_after(recipe, architecture, sizes, kept)
-    changed = changed_sizes(model.config, architecture, sizes, after)
-    parameters, left = (
-        sum(parameter_counts(model.config | each).values()) for each in ({}, changed)
-    )
+    smaller = model.config | changed_sizes(model.config, architecture, sizes, after)
+    relabel = architecture.attention.relabel
+    if relabel is not None and not can_have_heads(architecture, sizes, after.heads):
+        smaller = relabelled_config(smaller, relabel, known.config)
+    parameters, left = (sum(parameter_counts(each).values()) for each in (model.config, smaller))
     # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
     stored = None if model.kind == "gguf" else model.size_bytes
     size = stored or parameters * BYTES[recipe.model.dtype]
@@ -163,6 +164,11 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
             lines[-1] += (
                 f"; {recipe.select.ffn.fraction:.1%} asked, widths are multiples of "
                 f"{recipe.select.ffn.multiple_of}"
+            )
+        elif kind == "heads" and abs(gone / total - recipe.select.attention.fraction) > 5e-4:
+            lines[-1] += (
+                f"; {recipe.select.attention.fraction:.1%} asked, {left} is the nearest number "
+                "that whole groups and this model's config can have"
             )
     return lines
 

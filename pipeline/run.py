@@ -28,6 +28,7 @@ from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_inputs, check_target, finished
 from pipeline.stages.preflight import preflight
+from pipeline.stages.shapes import cost_lines
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
@@ -221,12 +222,12 @@ class Run:
         self.progress.say(f"  coverage: {coverage}")
         for kind, (kept, total) in choice.plan.counts().items():
             if kept < total:
-                line = f"  {kind}: {total - kept:,} of {total:,} removed ({1 - kept / total:.1%})"
-                if (
-                    share := choice.score_summary.get(kind, {}).get("of_worst_overall")
-                ) is not None:
-                    line += f"; {share:.0%} of the {total - kept:,} worst of all layers"
-                self.progress.say(line)
+                share = f"({1 - kept / total:.1%})"
+                self.progress.say(f"  {kind}: {total - kept:,} of {total:,} removed {share}")
+        select = self.recipe.select
+        costs = choice.score_summary.get("shapes", {})
+        for line in cost_lines(costs, select.ffn.fraction, select.policy):
+            self.progress.say(f"  shape policy {line}")
 
 
 def _no_key(_folder: str, names: list[str]) -> list[str]:

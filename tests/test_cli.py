@@ -351,6 +351,19 @@ def test_a_shape_that_the_family_cannot_have_is_refused(
     assert "on average in each of 3 layers" in out and "(policy padded)" in out
 
 
+def test_check_says_which_number_of_heads_is_the_nearest(
+    unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("llama", num_key_value_heads=6)
+    recipe = write_recipe(tmp_path / "recipe", base.model.path)
+    _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2")
+    line = "query heads: 6 → 4 in each of 3 layers (6 of 18 removed, 33.3%); 20.0% asked, 4 is the"
+    assert line in " ".join(out.split())  # five do not divide 48
+    relabelled = ["--set", "select.attention.relabel=true"]
+    _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2", *relabelled)
+    assert "query heads: 6 → 5 in each of 3 layers" in " ".join(out.split())
+
+
 def test_compare_says_how_much_two_outputs_share(unlearn: Unlearn, recipe: Path) -> None:
     unlearn("run", recipe, "-q", "--out", "one")
     unlearn("run", recipe, "-q", "--out", "other", "--set", "select.ffn.fraction=0.5")

@@ -17,10 +17,11 @@ from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
 from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
 from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores, uniform
-from pipeline.selection.overall import keep_lowest_overall, keep_multiples_overall
+from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base
 from pipeline.stages.measure import Measurement, Measurer
+from pipeline.stages.shapes import Ranked, removed
 from pipeline.surgery.compensation import CompensationMap, compensation_map
 from pipeline.surgery.coordinates import can_have_heads
 from pipeline.surgery.masking import Maps, masked
@@ -137,16 +138,10 @@ def _plan(
         protected_LU &= scores_LU != torch.inf  # what is gone already needs no protection
         fraction = round(recipe.select.ffn.fraction * portion, 9)
         multiple = recipe.select.ffn.multiple_of
-        if recipe.select.policy == "padded":
-            ffn = keep_lowest_overall(scores_LU, fraction, multiple, protected_LU)
-        elif recipe.select.policy == "ragged":
-            ffn = keep_multiples_overall(scores_LU, fraction, multiple, protected_LU)
-        else:
-            ffn = _keep_in_each_block(sizes, scores_LU, fraction, multiple, protected_LU)
-        summary["ffn"] = _summary(scores_LU, ffn) | {
-            "protected": float(protected_LU.sum()),
-            "of_worst_overall": _of_worst_overall(scores_LU, ffn, protected_LU),
-        }
+        ranked = Ranked(sizes, scores_LU, protected_LU, fraction, multiple)
+        ffn = ranked.kept(recipe.select.policy)
+        summary["ffn"] = _summary(scores_LU, ffn) | {"protected": float(protected_LU.sum())}
+        summary["shapes"] = ranked.costs()
     queries = [list(range(sizes.heads))] * sizes.layers
     groups = [list(range(sizes.kv_heads))] * sizes.layers
     if recipe.select.attention.fraction:
@@ -169,20 +164,6 @@ def _plan(
     )
     plan = Plan(sizes.neurons, sizes.heads, sizes.kv_heads, layers, sizes.experts)
     return plan, summary
-
-
-def _keep_in_each_block(
-    sizes: Dimensions, scores_LU: Tensor, fraction: float, multiple: int, protected_LU: Tensor
-) -> list[list[int]]:
-    """Keep the same number of neurons in every layer, and in every expert of a mixture."""
-    kept: list[list[int]] = [[] for _ in range(sizes.layers)]
-    for block in sizes.blocks:
-        columns = slice(block.start, block.stop)
-        width = uniform.kept_width(len(block), fraction, multiple)
-        rows = uniform.keep_lowest(scores_LU[:, columns], width, protected_LU[:, columns])
-        for layer, row in enumerate(rows):
-            kept[layer] += [block.start + unit for unit in row]
-    return kept
 
 
 def _of_experts(sizes: Dimensions, neurons: list[int], experts: list[int]) -> list[int]:
@@ -299,27 +280,9 @@ def _keep_removed(scores_LU: Tensor, previous: Plan | None, removed: object) -> 
         scores_LU[layer, list(removed(previous, layer))] = torch.inf
 
 
-def _of_worst_overall(scores_LU: Tensor, kept: list[list[int]], protected_LU: Tensor) -> float:
-    """Of as many units as were removed, the worst of all layers: the share that was removed.
-
-    It is what a shape policy costs; 1 if each layer happens to lose what all of them would.
-    """
-    removed_LU = _removed(scores_LU, kept)
-    share = float(removed_LU.sum()) / removed_LU.numel()
-    worst_LU = _removed(scores_LU, keep_lowest_overall(scores_LU, share, 1, protected_LU))
-    return float((removed_LU & worst_LU).sum() / worst_LU.sum().clamp(min=1))
-
-
-def _removed(scores_LU: Tensor, kept: list[list[int]]) -> Tensor:
-    removed_LU = torch.ones_like(scores_LU, dtype=torch.bool)
-    for layer, row in enumerate(kept):
-        removed_LU[layer, row] = False
-    return removed_LU
-
-
 def _summary(scores_LU: Tensor, kept: list[list[int]]) -> dict[str, float]:
     finite = scores_LU[scores_LU.isfinite()]
-    chosen = scores_LU[_removed(scores_LU, kept) & scores_LU.isfinite()]
+    chosen = scores_LU[removed(scores_LU, kept) & scores_LU.isfinite()]
     summary = {"mean": float(finite.mean()), "highest": float(finite.max())}
     if chosen.numel():  # a step whose rounded width is the last one's removes nothing new
         summary |= {"lowest_removed": float(chosen.min()), "mean_removed": float(chosen.mean())}

@@ -107,6 +107,14 @@ for folder in sorted(pathlib.Path(sys.argv[1]).iterdir()):
         )
         assert torch.equal(again(ids).logits, model(ids).logits)
     if folder.name == "llama":
+        sizes = [
+            (layer.mlp.down_proj.in_features, layer.self_attn.o_proj.in_features // 8)
+            for layer in model.model.layers
+        ]
+        assert len(set(sizes)) == 3 and sizes == [
+            (each.intermediate_size, each.num_attention_heads)
+            for each in model.config.per_layer_config  # as caches and engines read it
+        ]
         few = {"max_new_tokens": 5, "do_sample": False}
         static = model.generate(ids, cache_implementation="static", **few)
         assert torch.equal(static, model.generate(ids, **few))

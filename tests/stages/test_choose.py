@@ -23,6 +23,7 @@ from pipeline.stages import measure
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.measure import Measurer
+from pipeline.stages.shapes import cost_lines
 from pipeline.stages.texts import prepare
 from pipeline.surgery.compensation import compensation_map
 from pipeline.surgery.coordinates import head_coordinates
@@ -152,8 +153,15 @@ def test_what_a_shape_policy_costs_is_said(tiny_base: TinyBase, chosen: Any) -> 
     share = sum(len(a & set(b)) for a, b in zip(worst, removed(uniform, "ffn"), strict=True)) / 48
     assert sum(map(len, worst)) == 48 and len(set(map(len, worst))) > 1
     assert 0 < share < 1
-    assert uniform.score_summary["ffn"]["of_worst_overall"] == pytest.approx(share)
-    assert padded.score_summary["ffn"]["of_worst_overall"] == 1.0
+    costs = uniform.score_summary["shapes"]
+    assert costs == padded.score_summary["shapes"]  # of all policies, whichever is chosen
+    assert costs["uniform.worst"] == pytest.approx(share)
+    assert costs["padded.worst"] == costs["ragged.worst"] == 1.0
+    assert {costs[f"{name}.removed"] for name in ("uniform", "padded", "ragged")} == {0.25}
+    assert costs["uniform.room"] == costs["ragged.room"] == 0.25 > costs["padded.room"]
+    lines = list(cost_lines(costs, 0.25, "ragged"))
+    assert lines[0].startswith("ragged removes 25.0%, 100.0% of the worst 25.0% of all layers")
+    assert any(f"uniform removes 25.0%, {share:.1%} of the worst" in line for line in lines)
 
 
 def test_compensation_brings_retain_text_closer_to_the_original(
