@@ -53,6 +53,13 @@ def export_gguf(
     with progress.stage("Checkpoint"):
         folder = fetch_release(reference, progress)
         base = open_base(ResolvedModel(folder, reference, {}, "", None))
+    manifest = read_manifest(folder)
+    if manifest is not None and (code := manifest["base"]["origin"].get("remote_code")):
+        raise InputError(
+            f"this release is computed by code of its base ({code}), which llama.cpp does not have",
+            where=reference,
+            remedy="load it with transformers and trust_remote_code",
+        )
     path = out or Path(f"{folder.name}-{weight_type}.gguf")
     if out is None and Path(reference).is_dir():
         path = folder.resolve().with_name(path.name)

@@ -69,7 +69,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     after = _stored_after(recipe, architecture, sizes, kept)
     changed = changed_sizes(architecture, sizes, after)
     parameters, left = (
-        sum(parameter_counts(model.config | each).values()) for each in ({}, changed)
+        sum(parameter_counts(model.config | each, model).values()) for each in ({}, changed)
     )
     # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
     stored = None if model.kind == "gguf" else model.size_bytes

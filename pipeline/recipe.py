@@ -113,6 +113,16 @@ class Model(Section):
         description="Type in which the released weights are stored. A GGUF is converted to it; "
         "the stored type of other models is kept when they are cut.",
     )
+    allow_pickle: bool = Field(
+        False,
+        description="Read weights that are pickled (`pytorch_model.bin`): their tensors alone, "
+        "which are converted to safetensors once; a pickle that holds anything else is refused.",
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that comes with the base model (`auto_map` in its config or "
+        "tokenizer); releases then carry a copy of it, and need `trust_remote_code` too.",
+    )
 
 
 class Corpus(Section):
@@ -472,6 +482,9 @@ class Recipe(Section):
             length = self.scoring.sequence_length
             text = f"no position of a sequence of {length} tokens would be counted"
             yield ("scoring", "skip_positions"), text, "", []
+        if self.model.trust_remote_code and self.select.policy == "ragged":
+            text = "ragged brings a modeling file, and cannot go with a base that has its own"
+            yield ("select", "policy"), text, "", []
         for index, gate in enumerate(self.gates):
             for key, task in zip(("task", "more_than"), gate.tasks, strict=False):
                 if task not in self.evaluated:

@@ -113,11 +113,11 @@ class Run:
             base, folder, digest, texts, measurer, self.loaded, self.cache, self.progress
         )
         with self.progress.stage("Prompts"):
-            prompts_before = self._complete(base.model.path, base.model.weights_sha256)
-            prompts_after = self._complete(folder, digest)
+            prompts_before = self._complete(base, base.model.path, base.model.weights_sha256)
+            prompts_after = self._complete(base, folder, digest)
         with self.progress.stage("Speed of both"):
             dtype = self.recipe.evaluate.dtype
-            speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype)
+            speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype, base.terms)
         evaluation = {**judgement.as_dict(), "forward_tokens_per_second": speed}
         write_json(folder / "evaluation.json", evaluation)
         for name, result in judgement.evaluations.items():
@@ -184,8 +184,8 @@ class Run:
 
     def _prove(self, folder: Path, base: Base, texts: Texts, choice: Choice) -> Proof:
         proof = prove(
-            load_base=lambda: load_model(base.model.path, "float32"),
-            load_pruned=lambda: load_model(folder, "float32"),
+            load_base=lambda: load_model(base.model.path, "float32", base.terms),
+            load_pruned=lambda: load_model(folder, "float32", base.terms),
             masking=lambda model: masking(base, choice.plan, choice.maps, model),
             sequences_NS=texts.proof_NS,
         )
@@ -196,9 +196,11 @@ class Run:
         )
         return proof
 
-    def _complete(self, folder: Path, weights_sha256: str) -> list[str]:
+    def _complete(self, base: Base, folder: Path, weights_sha256: str) -> list[str]:
         settings = self.recipe.evaluate
-        return complete(folder, weights_sha256, settings.prompts, settings.dtype, self.cache)
+        return complete(
+            folder, weights_sha256, settings.prompts, settings.dtype, self.cache, base.terms
+        )
 
     def _run_key(self, base: Base, texts: Texts, tasks: list[str]) -> str:
         """Digest of all that determines the output."""

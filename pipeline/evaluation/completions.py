@@ -9,7 +9,7 @@ import torch
 from transformers import GenerationConfig
 
 from pipeline.cache import Cache, read_json, write_json
-from pipeline.evaluation.loading import default_device, key_of_model, load
+from pipeline.evaluation.loading import PLAIN, Terms, default_device, key_of_model, load
 from pipeline.evaluation.quiet import quiet
 
 FORMAT = 1  # raise when completions of the same key would differ
@@ -22,10 +22,11 @@ def complete(
     prompts: Sequence[str],
     dtype: str,
     cache: Cache,
+    terms: Terms = PLAIN,
 ) -> list[str]:
     """Complete prompts as `generate` does; what was completed before comes from the cache."""
     key = {
-        **key_of_model(model_folder, weights_sha256, dtype, default_device()),
+        **key_of_model(model_folder, weights_sha256, dtype, default_device(), terms),
         "prompts": list(prompts),
         "max_new_tokens": MAX_NEW_TOKENS,
         "format": FORMAT,
@@ -33,7 +34,9 @@ def complete(
     folder = cache.get(
         "completions",
         key,
-        lambda new: write_json(new / "completions.json", generate(model_folder, prompts, dtype)),
+        lambda new: write_json(
+            new / "completions.json", generate(model_folder, prompts, dtype, terms=terms)
+        ),
     )
     return [str(text) for text in read_json(folder / "completions.json")]
 
@@ -44,13 +47,14 @@ def generate(
     dtype: str,
     max_new_tokens: int = MAX_NEW_TOKENS,
     device: str | None = None,
+    terms: Terms = PLAIN,
 ) -> list[str]:
     """Complete plain prompts greedily; the completions come without their prompts."""
     if not prompts:
         return []
     completions = []
     with quiet(), torch.inference_mode():
-        model, tokenizer = load(model_folder, dtype, device)
+        model, tokenizer = load(model_folder, dtype, device, terms)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         settings = GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,

@@ -20,7 +20,7 @@ from pipeline.cache import digest_of
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import Request, Row, batches_of, rows_of, tokens_read
 from pipeline.evaluation.journal import Journal
-from pipeline.evaluation.loading import load
+from pipeline.evaluation.loading import PLAIN, Terms, load
 from pipeline.evaluation.quiet import quiet
 from pipeline.progress import Progress
 
@@ -242,11 +242,17 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def load_lm(
-    folder: Path, *, dtype: str, batch_tokens: int, progress: Progress, device: str | None = None
+    folder: Path,
+    *,
+    dtype: str,
+    batch_tokens: int,
+    progress: Progress,
+    device: str | None = None,
+    terms: Terms = PLAIN,
 ) -> TokenBudgetLM:
-    """Load a checkpoint with plain `AutoModelForCausalLM`, without remote code."""
+    """Load a checkpoint; code that comes with it is never run."""
     with quiet():
-        model, tokenizer = load(folder, dtype, device)
+        model, tokenizer = load(folder, dtype, device, terms)
         return TokenBudgetLM(model, tokenizer, batch_tokens=batch_tokens, progress=progress)
 
 

@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
 from pipeline.architectures.registry import (
@@ -23,12 +22,13 @@ from pipeline.architectures.registry import (
 )
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
-from pipeline.evaluation.loading import explained, load_tokenizer
+from pipeline.evaluation.loading import PLAIN, Terms, load_tokenizer, loader
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
-from pipeline.export.ragged import model_class
+from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
+from pipeline.sources.remote_code import load_config
 from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
 
 
@@ -42,16 +42,26 @@ class Base:
     dimensions: Dimensions
     tensors: dict[str, StoredTensor]
 
+    @property
+    def terms(self) -> Terms:
+        """On what terms it is loaded, and what is cut from it."""
+        return Terms(code=self.model.path if self.model.code == "run" else None)
+
+    @property
+    def carries_code(self) -> bool:
+        """Whether what is cut from it needs a copy of the code that comes with it."""
+        return self.model.code != ""
+
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer, loaded when first needed."""
         with quiet():
-            return load_tokenizer(self.model.path)
+            return load_tokenizer(self.model.path, self.terms)
 
     @cached_property
     def settings(self) -> dict[str, str]:
         """SHA-256 of its config and of all that comes along with its weights, by file name."""
-        names = ["config.json", *companions(self.model.path)]
+        names = ["config.json", *companions(self.model.path, code=self.carries_code)]
         return {name: digest_of_file(self.model.path / name) for name in names}
 
     def weight(self, layer: int, block: FeedForward | Attention) -> Tensor:
@@ -69,8 +79,8 @@ def open_base(model: ResolvedModel) -> Base:
     """
     # Before transformers reads it: a family that it does not know either is the reader's error.
     check_described(read_config(model.path, model.name)["model_type"], where=model.name)
-    with quiet(), explained("config", model.path):
-        config = AutoConfig.from_pretrained(model.path, local_files_only=True)
+    with quiet():
+        config = load_config(model.path, model.path if model.code == "run" else None)
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
     architecture = as_stored(describe(config, model.name), tensors)
     sizes = dimensions(config, architecture, model.name)
@@ -82,7 +92,7 @@ def open_base(model: ResolvedModel) -> Base:
     return Base(model, config, architecture, sizes, tensors)
 
 
-def load_model(folder: Path, dtype: str) -> nn.Module:
+def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
     """Load a causal language model for inference.
 
     With an accelerator, layers are placed on it as far as they fit (`device_map="auto"`).
@@ -92,8 +102,9 @@ def load_model(folder: Path, dtype: str) -> nn.Module:
     """
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
     with quiet(), explained("model", folder):
-        loaded: Any = model_class(folder).from_pretrained(
-            folder, dtype=getattr(torch, dtype), output_loading_info=True, **placement
+        kind, settings = loader(folder, terms)
+        loaded: Any = kind.from_pretrained(
+            folder, dtype=getattr(torch, dtype), **settings, **placement
         )
     model, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers

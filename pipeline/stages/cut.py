@@ -36,7 +36,7 @@ def write_checkpoint(
     cuts, config = cuts_and_config(base, choice.plan, ragged=choice.ragged)
     report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
     write_json(folder / "config.json", config)
-    copy_companions(base.model.path, folder)
+    copy_companions(base.model.path, folder, code=base.carries_code)
     if choice.ragged:
         shutil.copyfile(MODELING_FILE, folder / MODELING_FILE.name)
     return report
@@ -55,7 +55,7 @@ def cuts_and_config(
     architecture, sizes, folder = base.architecture, base.dimensions, base.model.path
     cuts = tensor_cuts(architecture, sizes, plan, ragged=ragged)
     if not ragged:
-        return cuts, pruned_config(folder, architecture, sizes, plan)
+        return cuts, pruned_config(folder, architecture, sizes, plan, code=base.carries_code)
     shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
     config = read_json(folder / "config.json")
     return cuts, ragged_config(config, architecture, sizes, plan, cuts, shapes)
