@@ -71,8 +71,8 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     parameters, left = (
         sum(parameter_counts(model.config | each, model).values()) for each in ({}, changed)
     )
-    # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
-    stored = None if model.kind == "gguf" else model.size_bytes
+    # Quantised models are converted to the recipe's type; others keep the one they are stored in.
+    stored = model.size_bytes if model.kind in ("hub", "folder", "pickled") else None
     size = stored or parameters * BYTES[recipe.model.dtype]
     output = round(size * left / parameters)
     return {

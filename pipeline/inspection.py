@@ -34,7 +34,7 @@ def inspect(reference: str, cache: Cache) -> dict[str, Any]:
     """
     source: Any = model_source(reference)
     # No weight is read, so nothing has to be allowed.
-    model = describe_model(Model(source=source, allow_pickle=True), Path(), cache)
+    model = describe_model(Model(source=source, allow_pickle=True, dequantise=True), Path(), cache)
     known = described(model)
     architecture, sizes = known.architecture, known.sizes
     counts = parameter_counts(model.config, model)

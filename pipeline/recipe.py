@@ -118,6 +118,11 @@ class Model(Section):
         description="Read weights that are pickled (`pytorch_model.bin`): their tensors alone, "
         "which are converted to safetensors once; a pickle that holds anything else is refused.",
     )
+    dequantise: bool = Field(
+        False,
+        description="Convert weights quantised in blocks (fp8 with block scales, mxfp4) to "
+        "`dtype` once; other quantised models are refused.",
+    )
     trust_remote_code: bool = Field(
         False,
         description="Run Python code that comes with the base model (`auto_map` in its config or "

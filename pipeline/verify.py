@@ -296,8 +296,10 @@ def _open(
         model: dict[str, Any] = {"source": model_source(reference)}
         if own is not None:
             model |= {key: getattr(own.recipe.model, key) for key in ALLOWANCES}
-        try:  # a GGUF is converted to the release's type; if the manifest lies, tensors differ
-            chosen = Model.model_validate(model | {"dtype": said.get("dtype", "bfloat16")})
+        # To which type it is converted follows the release: if that lies, tensors differ.
+        converted = {key: said[key] for key in ("dtype", "dequantise") if key in said}
+        try:
+            chosen = Model.model_validate(model | converted)
         except ValidationError:
             chosen = Model.model_validate(model)
         folder = Path()

@@ -12,6 +12,7 @@ import pytest
 import torch
 from command import Result, Unlearn
 from safetensors.torch import load_file
+from sources.test_quantised_models import make_fp8
 from tiny_models import make_model
 from tiny_recipe import write_recipe
 
@@ -313,3 +314,29 @@ def test_ragged_and_own_code_exclude_each_other(
 ) -> None:
     refused = unlearn("run", recipe, *TRUST, "--set", "select.policy=ragged")
     assert_refused(refused, "select.policy", "its own")
+
+
+# ── quantised ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_fp8_base_is_dequantised_cut_and_verified(
+    unlearn: Unlearn, recipe: Path, base: Path
+) -> None:
+    make_fp8(base, (16, 16))
+    fields = ("--set", "model.dequantise=true", "--set", "model.dtype=bfloat16")
+    for verb in ("run", "check"):
+        assert_refused(unlearn(verb, recipe), "the model is quantised (fp8)", "model.dequantise")
+    checked = said(unlearn("check", recipe, *fields, "--json"))
+    assert checked["model"]["kind"] == "fp8"
+    # Two bytes a parameter, and not the one that is stored now.
+    assert checked["output_bytes"] > 1.5 * checked["model"]["parameters"]
+    assert said(unlearn("inspect", base, "--json"))["kind"] == "fp8"
+    assert unlearn("run", recipe, *fields, "--quiet").code == 0
+    release = Path("out/tiny")
+    assert "quantization_config" not in read_json(release / "config.json")
+    assert {tensor.dtype for tensor in load_file(release / WEIGHTS).values()} == {torch.bfloat16}
+    assert read_json(release / MANIFEST)["base"]["origin"]["dequantised"] == "fp8 to bfloat16"
+    for extra in (("--base", base), ("--recipe", recipe, *fields)):
+        found = unlearn("verify", release, *extra, "--json")
+        assert (found.code, said(found)["verdict"]) == (0, "VERIFIED")
+    assert unlearn("validate", release, "--recipe", recipe, *fields, "--quiet").code == 0

@@ -25,6 +25,7 @@ from pipeline.sources.model_folder import (
 )
 from pipeline.sources.packages import locate, version_of
 from pipeline.sources.prepared import prepare, prepared
+from pipeline.sources.quantised_models import check_quantisation, without_quantisation
 from pipeline.sources.remote_code import check_code, code_error, code_files, needs_code
 
 GGUF_METADATA = "gguf.json"  # beside a converted model: reading a GGUF's own takes seconds
@@ -59,7 +60,7 @@ class ModelDescription:
 
     Args:
         name: what tables call it.
-        kind: "hub", "folder", "gguf" or "pickled".
+        kind: "hub", "folder", "gguf", "pickled", or how it is quantised.
         size_bytes: size of the weights as they are now, if it is known.
         ready: whether nothing has to be downloaded or converted.
         config: the model's config, or the part of it that is known.
@@ -134,8 +135,13 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
         agreed(model.licence, found.licence, f"model {source.hub}")
         if needs_code(found.config) and not model.trust_remote_code:
             raise code_error(found.config, f"model {source.hub}")
+        method = check_quantisation(found.config, f"model {source.hub}", allowed=model.dequantise)
         return ModelDescription(
-            _name(model, None), "hub", found.size_bytes, ready=found.at_hand, config=found.config
+            name=_name(model, None),
+            kind=f"hub, {method}" if method else "hub",
+            size_bytes=found.size_bytes,
+            ready=found.at_hand and method is None,
+            config=without_quantisation(found.config),
         )
     place, _ = _locate(source, folder)
     if place.is_file():
@@ -156,7 +162,7 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
     found_folder, kind = prepared(
         place, model, where, cache, lambda file: _digest_of_file(file, cache)
     )
-    config = check_settings(place, where)
+    config = without_quantisation(check_settings(place, where))
     if found_folder is not None:
         config = check_folder(found_folder, where)
     agreed(model.licence, card_licence(place), where)

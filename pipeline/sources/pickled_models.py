@@ -19,6 +19,7 @@ from torch import Tensor
 from pipeline.errors import InputError
 from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import PICKLED_INDEX, check_index, pickled_files, read_config
+from pipeline.sources.quantised_models import without_quantisation
 from pipeline.sources.remote_code import empty_model
 from pipeline.sources.shards import SHARD_BYTES, write_shards
 
@@ -121,7 +122,7 @@ def _check(name: object, value: object, file: Path) -> None:
 
 def _tied_names(source: Path, where: str, code: Path | None) -> set[str]:
     """Names that the config ties to another tensor, such as the output layer's weight."""
-    config = {k: v for k, v in read_config(source, where).items() if k != "quantization_config"}
+    config = without_quantisation(read_config(source, where))
     with explained("config", source), torch.device("meta"):
         return set(empty_model(config, code).all_tied_weights_keys)
 

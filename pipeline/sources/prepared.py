@@ -15,13 +15,17 @@ from pipeline.architectures.registry import check_described
 from pipeline.cache import Cache
 from pipeline.progress import Progress
 from pipeline.recipe import Model
-from pipeline.sources import pickled_models
+from pipeline.sources import pickled_models, quantised_models
 from pipeline.sources.model_folder import (
     check_settings,
+    check_weights,
+    digest_of_weights,
     pickled_error,
     pickled_files,
     read_config,
+    safetensors_files,
 )
+from pipeline.sources.quantised_models import check_quantisation
 from pipeline.sources.remote_code import check_code, code_files, references
 from pipeline.sources.shards import small_files
 
@@ -33,7 +37,7 @@ class Conversion:
     """A way in which a folder is stored that must be changed first.
 
     Attributes:
-        name: "pickled"; what tables call the model's kind.
+        name: "pickled", "fp8" or "mxfp4"; what tables call the model's kind.
         key: what determines the converted folder, for the cache.
         origin: what the manifest says of it.
         files: what belongs to the model beside its weights, and is copied.
@@ -99,35 +103,47 @@ def prepared(
 
 
 def _next(folder: Path, model: Model, where: str, digest: Digest) -> Conversion | None:
-    if files := pickled_files(folder, where):
-        if not model.allow_pickle:
-            raise pickled_error(where)
-        _check_worth(folder, where)
-        runs_code = check_code(folder, where, allowed=model.trust_remote_code)
-        beside = small_files(folder)
-        if references(folder, where):
-            beside += [folder / name for name in code_files(folder)]
-        code = folder if runs_code else None
+    config = read_config(folder, where)
+    pickled = pickled_files(folder, where)
+    if pickled and not model.allow_pickle:
+        raise pickled_error(where)
+    method = check_quantisation(config, where, allowed=model.dequantise)
+    if not pickled and method is None:
+        return None
+    # What would be refused after a long conversion is refused before it.
+    check_settings(folder, where)
+    check_described(config["model_type"], where)
+    beside = small_files(folder)
+    if references(folder, where):
+        beside += [folder / name for name in code_files(folder)]
+    if pickled:
+        code = folder if check_code(folder, where, allowed=model.trust_remote_code) else None
         return Conversion(
             name="pickled",
-            key=_key("pickled", [*files, *beside], digest, pickled_models.FORMAT_VERSION),
-            origin={f"sha256 of {file.name}": digest(file) for file in files},
+            key=_key({"pickled": pickled_models.FORMAT_VERSION}, [*pickled, *beside], digest),
+            origin={f"sha256 of {file.name}": digest(file) for file in pickled},
             files=beside,
             work=lambda new: pickled_models.convert(folder, new, where, code),
         )
-    return None
+    assert method is not None
+    check_weights(folder, where)
+    stored = safetensors_files(folder, where)
+    way = {method: quantised_models.FORMAT_VERSION, "dtype": model.dtype}
+    return Conversion(
+        name=method,
+        key=_key(way, [*stored, *beside], digest),
+        origin={
+            "dequantised": f"{method} to {model.dtype}",
+            "quantised_sha256": digest_of_weights(folder, where, digest),
+        },
+        files=beside,
+        work=lambda new: quantised_models.convert(folder, new, where, model.dtype),
+    )
 
 
-def _check_worth(folder: Path, where: str) -> None:
-    """Refuse before a long conversion what would be refused after it."""
-    check_settings(folder, where)
-    check_described(read_config(folder, where)["model_type"], where)
-
-
-def _key(way: str, files: list[Path], digest: Digest, version: int) -> dict[str, Any]:
+def _key(way: dict[str, Any], files: list[Path], digest: Digest) -> dict[str, Any]:
     return {
         "way": way,
-        "format": version,
         "files": {file.name: digest(file) for file in files},
         "transformers": transformers.__version__,
         "torch": torch.__version__,
