@@ -17,6 +17,7 @@ PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Text = Annotated[str, Field(min_length=1, strict=True)]
+MemorySize = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMG]i?B$", strict=True)]
 
 Importance = Literal["abs", "rms", "std", "freq"]
 Use = Literal["scored", "held_out", "both"]
@@ -97,6 +98,18 @@ CorpusOrigin = Annotated[
 ]
 
 
+class MaxMemory(Section):
+    """How much memory a model's weights may take while it runs; activations come on top."""
+
+    cpu: MemorySize = Field(
+        description="Main memory for weights, such as `4GB`; layers that find no room are read "
+        "from the disk whenever they run."
+    )
+    each_gpu: MemorySize | None = Field(
+        None, description="Memory for weights on each accelerator; without it none is used."
+    )
+
+
 class Model(Section):
     """The base model: a Hub repository, a local folder, a GGUF file, or a file in a package."""
 
@@ -127,6 +140,11 @@ class Model(Section):
         False,
         description="Run Python code that comes with the base model (`auto_map` in its config or "
         "tokenizer); releases then carry a copy of it, and need `trust_remote_code` too.",
+    )
+    max_memory: MaxMemory | None = Field(
+        None,
+        description="Limits for models that do not fit into memory; the result is the same, and it "
+        "takes longer.",
     )
 
 

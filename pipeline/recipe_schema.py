@@ -17,6 +17,7 @@ from pipeline.recipe import Recipe
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NAMED_PATTERNS = {
     r"^[a-z0-9][a-z0-9._-]*$": "lower-case letters, digits, `.`, `_` and `-`",
+    r"^[0-9]+(\.[0-9]+)?[KMG]i?B$": "a size such as `4GB` or `500MiB`",
 }
 LONGEST_SHOWN = 60
 

@@ -21,7 +21,7 @@ from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.card import write_card
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
-from pipeline.stages.base import Base, load_model, open_base
+from pipeline.stages.base import Base, load_model, open_base, within
 from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.cut import write_checkpoint
 from pipeline.stages.judge import evaluate_and_judge
@@ -75,6 +75,10 @@ class Run:
                 self.recipe.model, self.loaded.folder, self.cache, self.progress
             )
             base = open_base(resolved)
+        with within(self.recipe.model.max_memory, base, self.cache) as placed:
+            return self._produce(target, force, placed)
+
+    def _produce(self, target: Path, force: bool, base: Base) -> Outcome:
         with self.progress.stage("Texts"):
             texts = prepare(base, self.loaded, self.cache, self.progress)
         with self.progress.stage("Tasks and gates"):

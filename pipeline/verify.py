@@ -39,7 +39,7 @@ from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
 from pipeline.sources.remote_code import code_files, references
-from pipeline.stages.base import Base, open_base
+from pipeline.stages.base import Base, open_base, within
 from pipeline.stages.choose import choose, compensate
 from pipeline.stages.cut import cuts_and_config
 from pipeline.stages.measure import Measurer
@@ -403,7 +403,10 @@ def _recompute(
     recipe = loaded.recipe
     cache.root.mkdir(parents=True, exist_ok=True)
     # A cache of its own: what made the release on this machine is no witness for it.
-    with tempfile.TemporaryDirectory(prefix="recompute-", dir=cache.root) as folder_of_cache:
+    with (
+        tempfile.TemporaryDirectory(prefix="recompute-", dir=cache.root) as folder_of_cache,
+        within(recipe.model.max_memory, base, cache) as base,
+    ):
         anew = Cache(Path(folder_of_cache))
         texts = prepare(base, loaded, anew, progress)
         measurer = Measurer(base, recipe, texts.sequences, anew, progress)

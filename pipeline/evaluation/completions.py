@@ -11,6 +11,7 @@ from transformers import GenerationConfig
 from pipeline.cache import Cache, read_json, write_json
 from pipeline.evaluation.loading import PLAIN, Terms, default_device, key_of_model, load
 from pipeline.evaluation.quiet import quiet
+from pipeline.placement import input_device
 
 FORMAT = 1  # raise when completions of the same key would differ
 MAX_NEW_TOKENS = 64
@@ -64,7 +65,7 @@ def generate(
         )
         model.generation_config = settings  # the folder's own may ask for sampling
         for prompt in prompts:
-            inputs = tokenizer(prompt, return_tensors="pt").to(model.device)
+            inputs = tokenizer(prompt, return_tensors="pt").to(input_device(model))
             length = inputs["input_ids"].shape[1]
             output = model.generate(**inputs, generation_config=settings)
             completions.append(tokenizer.decode(output[0, length:], skip_special_tokens=True))

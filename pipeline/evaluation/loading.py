@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -35,9 +36,14 @@ class Terms:
 
     Attributes:
         code: folder of the base, if the recipe allows the code in it to be run.
+        memory: bytes of weights by device ("cpu", or an accelerator's number); what is more is
+            read from the disk when it is needed. None: all of it is held.
+        offload: folder for what cannot be read where it is stored.
     """
 
     code: Path | None = None
+    memory: Mapping[str | int, int] | None = None
+    offload: Path | None = None
 
 
 PLAIN = Terms()
@@ -99,7 +105,13 @@ def loader(folder: Path, terms: Terms) -> tuple[Any, dict[str, Any]]:
     Raises:
         InputError: the config cannot be read.
     """
-    settings = {"local_files_only": True, "output_loading_info": True}
+    settings: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
+    if terms.memory is not None:
+        settings |= {
+            "device_map": "auto",
+            "max_memory": dict(terms.memory),
+            "offload_folder": terms.offload,
+        }
     if terms.code is None:
         return model_class(folder), {**settings, "trust_remote_code": False}
     config = remote_code.load_config(folder, terms.code)
@@ -120,4 +132,6 @@ def load(folder: Path, dtype: str, device: str | None, terms: Terms = PLAIN) -> 
         model, report = loaded
         if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
             raise ValueError(f"{len(missing)} of its tensors are not stored, such as {missing[0]}")
-    return model.to(device or default_device()).eval(), tokenizer
+    if terms.memory is None:
+        model = model.to(device or default_device())
+    return model.eval(), tokenizer

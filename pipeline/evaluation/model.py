@@ -22,6 +22,7 @@ from pipeline.evaluation.batches import Request, Row, batches_of, rows_of, token
 from pipeline.evaluation.journal import Journal
 from pipeline.evaluation.loading import PLAIN, Terms, load
 from pipeline.evaluation.quiet import quiet
+from pipeline.placement import input_device
 from pipeline.progress import Progress
 
 POSITIONS_AT_ONCE = 512  # rows of float32 logits over the vocabulary that are held at a time
@@ -68,6 +69,7 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self, model: Any, tokenizer: Any, *, batch_tokens: int, progress: Progress
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1)
+        self._device = input_device(model)  # its first weights may be offloaded
         self.batch_tokens = batch_tokens
         self.progress = progress
         self.label = "evaluating"

@@ -10,6 +10,7 @@ import torch
 
 from pipeline.evaluation.loading import PLAIN, Terms, load
 from pipeline.evaluation.quiet import quiet
+from pipeline.placement import input_device
 
 SEQUENCES = 2
 TOKENS = 512
@@ -43,7 +44,7 @@ def _fastest(folder: Path, dtype: str, terms: Terms) -> float:
             shape = (SEQUENCES, TOKENS)
             ids = torch.randint(model.config.vocab_size, shape, generator=generator)
             started = time.perf_counter()
-            logits_BTV = model(input_ids=ids.to(model.device)).logits
+            logits_BTV = model(input_ids=ids.to(input_device(model))).logits
             float(logits_BTV[0, 0, 0])  # reading waits for an accelerator
             if turn:
                 best = min(best, time.perf_counter() - started)

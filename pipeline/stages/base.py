@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import convert_file_size_to_int
 from torch import Tensor, nn
 
 from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
@@ -20,11 +23,12 @@ from pipeline.architectures.registry import (
     describe,
     dimensions,
 )
-from pipeline.cache import digest_of_file
+from pipeline.cache import Cache, digest_of_file, scratch_folder
 from pipeline.errors import InputError
 from pipeline.evaluation.loading import PLAIN, Terms, load_tokenizer, loader
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
+from pipeline.recipe import MaxMemory
 from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
@@ -41,11 +45,14 @@ class Base:
     architecture: Architecture
     dimensions: Dimensions
     tensors: dict[str, StoredTensor]
+    memory: Mapping[str | int, int] | None = None
+    offload: Path | None = None
 
     @property
     def terms(self) -> Terms:
         """On what terms it is loaded, and what is cut from it."""
-        return Terms(code=self.model.path if self.model.code == "run" else None)
+        code = self.model.path if self.model.code == "run" else None
+        return Terms(code, self.memory, self.offload)
 
     @property
     def carries_code(self) -> bool:
@@ -92,10 +99,31 @@ def open_base(model: ResolvedModel) -> Base:
     return Base(model, config, architecture, sizes, tensors)
 
 
+@contextmanager
+def within(limits: MaxMemory | None, base: Base, cache: Cache) -> Iterator[Base]:
+    """Yield the base, which is loaded within the limits of a recipe while the block lasts.
+
+    Args:
+        limits: the recipe's `model.max_memory`.
+        base: the base model.
+        cache: has the folder below which weights are offloaded; it is removed afterwards.
+    """
+    if limits is None:
+        yield base
+        return
+    memory: dict[str | int, int] = {"cpu": convert_file_size_to_int(limits.cpu)}
+    if limits.each_gpu is not None:
+        each = convert_file_size_to_int(limits.each_gpu)
+        memory |= dict.fromkeys(range(torch.cuda.device_count()), each)
+    with scratch_folder(cache.root / "offload") as folder:
+        yield replace(base, memory=memory, offload=folder)
+
+
 def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
     """Load a causal language model for inference.
 
-    With an accelerator, layers are placed on it as far as they fit (`device_map="auto"`).
+    With an accelerator, or within limits, layers are placed as far as they fit
+    (`device_map="auto"`).
 
     Raises:
         InputError: it cannot be loaded, or some of its weights are missing.
@@ -104,7 +132,7 @@ def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
     with quiet(), explained("model", folder):
         kind, settings = loader(folder, terms)
         loaded: Any = kind.from_pretrained(
-            folder, dtype=getattr(torch, dtype), **settings, **placement
+            folder, dtype=getattr(torch, dtype), **(placement | settings)
         )
     model, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers

@@ -8,13 +8,14 @@ ones, never from already compensated ones, so that steps do not pile up rounding
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.architectures.description import Architecture, Attention, Dimensions, FeedForward
 from pipeline.architectures.registry import output_modules
+from pipeline.placement import replaced_weight
 from pipeline.selection.plan import Plan, complement
 from pipeline.surgery.compensation import CompensationMap
 from pipeline.surgery.coordinates import head_coordinates
@@ -74,16 +75,13 @@ def _zero(removed: tuple[int, ...]) -> Callable[[nn.Module, tuple[Tensor, ...]],
     return hook
 
 
-@contextmanager
-def _compensated(module: nn.Module, axis: int, compensation: CompensationMap) -> Iterator[None]:
-    weight = module.weight
-    assert isinstance(weight, nn.Parameter)
-    original = weight.data
-    replaced = original.clone()
-    kept_HS = compensation.kept_columns(original.movedim(axis, 1))
-    replaced.movedim(axis, 1)[:, list(compensation.kept)] = kept_HS
-    weight.data = replaced
-    try:
-        yield
-    finally:
-        weight.data = original
+def _compensated(
+    module: nn.Module, axis: int, compensation: CompensationMap
+) -> AbstractContextManager[None]:
+    def change(original: Tensor) -> Tensor:
+        replaced = original.clone()
+        kept_HS = compensation.kept_columns(original.movedim(axis, 1))
+        replaced.movedim(axis, 1)[:, list(compensation.kept)] = kept_HS
+        return replaced
+
+    return replaced_weight(module, change)
