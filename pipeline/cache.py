@@ -112,6 +112,28 @@ def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
         _unlock(lock)
 
 
+@contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """Yield a temporary folder in `parent`, which is removed when the block ends.
+
+    What a killed process left there is cleared away first.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(parent)
+        folder, lock = _temporary(parent / "scratch")
+    except OSError as error:
+        raise _unwritable(error, parent) from error
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+        _unlock(lock)
+
+
 def clear_abandoned(parent: Path) -> None:
     """Clear away what processes left in `parent` that were killed while they made a folder.
 

@@ -57,6 +57,14 @@ def export_gguf(
     weight_type = _known(wanted)
     with progress.stage("Checkpoint"):
         folder = fetch_release(reference, progress)
+        manifest = read_manifest(folder)
+        if manifest is not None and (code := manifest["base"]["origin"].get("remote_code")):
+            raise InputError(
+                f"this release is computed by code of its base ({code}), which llama.cpp does not "
+                "have",
+                where=reference,
+                remedy="load it with transformers and trust_remote_code",
+            )
         checkpoint = _opened(folder, reference)
     name = short_name(reference)
     path = out or Path(f"{name}-{weight_type}.gguf")

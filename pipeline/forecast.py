@@ -73,9 +73,11 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     relabel = architecture.attention.relabel
     if relabel is not None and not can_have_heads(architecture, sizes, after.heads):
         smaller = relabelled_config(smaller, relabel, known.config)
-    parameters, left = (sum(parameter_counts(each).values()) for each in (model.config, smaller))
-    # A GGUF is converted to the recipe's type; other models keep the one they are stored in.
-    stored = None if model.kind == "gguf" else model.size_bytes
+    parameters, left = (
+        sum(parameter_counts(each, model).values()) for each in (model.config, smaller)
+    )
+    # Quantised models are converted to the recipe's type; others keep the one they are stored in.
+    stored = model.size_bytes if model.kind in ("hub", "folder", "pickled") else None
     size = stored or parameters * BYTES[recipe.model.dtype]
     output = round(size * left / parameters)
     return {

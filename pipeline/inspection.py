@@ -13,7 +13,7 @@ from pipeline.cache import Cache
 from pipeline.export.checkpoint import changed_sizes
 from pipeline.recipe import Model
 from pipeline.selection.uniform import kept_width
-from pipeline.sources.models import describe_model
+from pipeline.sources.models import ModelDescription, describe_model
 from pipeline.sources.releases import model_source
 from pipeline.stages.described import described, parameter_counts
 from pipeline.surgery.coordinates import can_have_heads
@@ -34,10 +34,11 @@ def inspect(reference: str, cache: Cache) -> dict[str, Any]:
         BrokenError: the Hub cannot be reached.
     """
     source: Any = model_source(reference)
-    model = describe_model(Model(source=source), Path(), cache)
+    # No weight is read, so nothing has to be allowed.
+    model = describe_model(Model(source=source, allow_pickle=True, dequantise=True), Path(), cache)
     known = described(model)
     architecture, sizes = known.architecture, known.sizes
-    counts = parameter_counts(model.config)
+    counts = parameter_counts(model.config, model)
     parameters = _by_kind(counts, architecture, sizes)
     total = sum(counts.values())
     return {
@@ -61,7 +62,7 @@ def inspect(reference: str, cache: Cache) -> dict[str, Any]:
         },
         "ffn_widths": _ffn_widths(architecture, sizes),
         "head_counts": _head_counts(architecture, sizes),
-        "shrink": list(_shrink(model.config, architecture, sizes, total)),
+        "shrink": list(_shrink(model, architecture, sizes, total)),
     }
 
 
@@ -114,7 +115,7 @@ def _head_counts(architecture: Architecture, sizes: Dimensions) -> dict[str, Any
 
 
 def _shrink(
-    config: dict[str, Any], architecture: Architecture, sizes: Dimensions, total: int
+    model: ModelDescription, architecture: Architecture, sizes: Dimensions, total: int
 ) -> Iterator[dict[str, Any]]:
     if architecture.feed_forward.width is None:
         return
@@ -124,6 +125,6 @@ def _shrink(
         width = kept_width(sizes.ffn, fraction, MULTIPLE)
         shared = kept_width(sizes.shared, fraction, MULTIPLE) if sizes.shared > MULTIPLE else 0
         after = replace(sizes, ffn=width, shared=shared or sizes.shared)
-        changed = changed_sizes(config, architecture, sizes, after)
-        left = sum(parameter_counts(config | changed).values())
+        changed = changed_sizes(model.config, architecture, sizes, after)
+        left = sum(parameter_counts(model.config | changed, model).values())
         yield {"fraction": fraction, "width": width, "parameters": left, "share": left / total}

@@ -17,6 +17,7 @@ PositiveFraction = Annotated[float, Field(gt=0.0, lt=1.0, strict=True)]
 Count = Annotated[int, Field(gt=0, strict=True)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")]
 Text = Annotated[str, Field(min_length=1, strict=True)]
+MemorySize = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMG]i?B$", strict=True)]
 
 Importance = Literal["abs", "rms", "std", "freq"]
 Use = Literal["scored", "held_out", "both"]
@@ -97,6 +98,18 @@ CorpusOrigin = Annotated[
 ]
 
 
+class MaxMemory(Section):
+    """How much memory a model's weights may take while it runs; activations come on top."""
+
+    cpu: MemorySize = Field(
+        description="Main memory for weights, such as `4GB`; layers that find no room are read "
+        "from the disk whenever they run."
+    )
+    each_gpu: MemorySize | None = Field(
+        None, description="Memory for weights on each accelerator; without it none is used."
+    )
+
+
 class Model(Section):
     """The base model: a Hub repository, a local folder, a GGUF file, or a file in a package."""
 
@@ -112,6 +125,26 @@ class Model(Section):
         "bfloat16",
         description="Type in which the released weights are stored. A GGUF is converted to it; "
         "the stored type of other models is kept when they are cut.",
+    )
+    allow_pickle: bool = Field(
+        False,
+        description="Read weights that are pickled (`pytorch_model.bin`): their tensors alone, "
+        "which are converted to safetensors once; a pickle that holds anything else is refused.",
+    )
+    dequantise: bool = Field(
+        False,
+        description="Convert weights quantised in blocks (fp8 with block scales, mxfp4) to "
+        "`dtype` once; other quantised models are refused.",
+    )
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that comes with the base model (`auto_map` in its config or "
+        "tokenizer); releases then carry a copy of it, and need `trust_remote_code` too.",
+    )
+    max_memory: MaxMemory | None = Field(
+        None,
+        description="Limits for models that do not fit into memory; the result is the same, and it "
+        "takes longer.",
     )
 
 
@@ -537,6 +570,9 @@ class Recipe(Section):
             length = self.scoring.sequence_length
             text = f"no position of a sequence of {length} tokens would be counted"
             yield ("scoring", "skip_positions"), text, "", []
+        if self.model.trust_remote_code and self.select.policy == "ragged":
+            text = "ragged brings a modeling file, and cannot go with a base that has its own"
+            yield ("select", "policy"), text, "", []
         for index, gate in enumerate(self.gates):
             for key, task in zip(("task", "more_than"), gate.tasks, strict=False):
                 if task not in self.evaluated:

@@ -18,6 +18,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 NAMED_PATTERNS = {
     r"^[a-z0-9][a-z0-9._-]*$": "lower-case letters, digits, `.`, `_` and `-`",
     r"^[^/\s]+/[^/\s]+$": "`organisation/name`",
+    r"^[0-9]+(\.[0-9]+)?[KMG]i?B$": "a size such as `4GB` or `500MiB`",
 }
 LONGEST_SHOWN = 60
 

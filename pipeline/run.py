@@ -21,7 +21,7 @@ from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.card import write_card
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
-from pipeline.stages.base import Base, load_model, open_base
+from pipeline.stages.base import Base, load_model, open_base, within
 from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.cut import write_checkpoint
 from pipeline.stages.judge import evaluate_and_judge
@@ -76,6 +76,10 @@ class Run:
                 self.recipe.model, self.loaded.folder, self.cache, self.progress
             )
             base = open_base(resolved)
+        with within(self.recipe.model.max_memory, base, self.cache) as placed:
+            return self._produce(target, force, placed)
+
+    def _produce(self, target: Path, force: bool, base: Base) -> Outcome:
         with self.progress.stage("Texts"):
             texts = prepare(base, self.loaded, self.cache, self.progress)
         with self.progress.stage("Tasks and gates"):
@@ -114,11 +118,11 @@ class Run:
             base, folder, digest, texts, measurer, self.loaded, self.cache, self.progress
         )
         with self.progress.stage("Prompts"):
-            prompts_before = self._complete(base.model.path, base.model.weights_sha256)
-            prompts_after = self._complete(folder, digest)
+            prompts_before = self._complete(base, base.model.path, base.model.weights_sha256)
+            prompts_after = self._complete(base, folder, digest)
         with self.progress.stage("Speed of both"):
             dtype = self.recipe.evaluate.dtype
-            speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype)
+            speed = forward_rates({"base": base.model.path, "pruned": folder}, dtype, base.terms)
         evaluation = {**judgement.as_dict(), "forward_tokens_per_second": speed}
         write_json(folder / "evaluation.json", evaluation)
         for name, result in judgement.evaluations.items():
@@ -185,8 +189,8 @@ class Run:
 
     def _prove(self, folder: Path, base: Base, texts: Texts, choice: Choice) -> Proof:
         proof = prove(
-            load_base=lambda: load_model(base.model.path, "float32"),
-            load_pruned=lambda: load_model(folder, "float32"),
+            load_base=lambda: load_model(base.model.path, "float32", base.terms),
+            load_pruned=lambda: load_model(folder, "float32", base.terms),
             masking=lambda model: masking(base, choice.plan, choice.maps, model),
             sequences_NS=texts.proof_NS,
         )
@@ -197,9 +201,11 @@ class Run:
         )
         return proof
 
-    def _complete(self, folder: Path, weights_sha256: str) -> list[str]:
+    def _complete(self, base: Base, folder: Path, weights_sha256: str) -> list[str]:
         settings = self.recipe.evaluate
-        return complete(folder, weights_sha256, settings.prompts, settings.dtype, self.cache)
+        return complete(
+            folder, weights_sha256, settings.prompts, settings.dtype, self.cache, base.terms
+        )
 
     def _run_key(self, base: Base, texts: Texts, tasks: list[str]) -> str:
         """Digest of all that determines the output."""

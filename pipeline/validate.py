@@ -18,6 +18,7 @@ from pipeline.progress import Progress
 from pipeline.release.checks.claims import check_evaluation, check_one_voice, differences
 from pipeline.release.checks.findings import Finding
 from pipeline.sources.model_folder import digest_of_weights
+from pipeline.stages.base import within
 from pipeline.stages.judge import Judgement, evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
@@ -103,16 +104,17 @@ def validate(
         with progress.stage("Tasks and gates"):
             preflight(release.base, loaded)
         began = time.monotonic()
-        judgement = evaluate_and_judge(
-            release.base,
-            release.folder,
-            digest_of_weights(release.folder, str(release.folder)),
-            texts,
-            Measurer(release.base, loaded.recipe, texts.sequences, cache, progress),
-            loaded,
-            cache,
-            progress,
-        )
+        with within(loaded.recipe.model.max_memory, release.base, cache) as base:
+            judgement = evaluate_and_judge(
+                base,
+                release.folder,
+                digest_of_weights(release.folder, str(release.folder)),
+                texts,
+                Measurer(base, loaded.recipe, texts.sequences, cache, progress),
+                loaded,
+                cache,
+                progress,
+            )
         evaluated = time.monotonic() - began
         findings = check_one_voice(release.folder, release.manifest)
         claimed = release.manifest.get("evaluation")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache as once
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +38,8 @@ from pipeline.selection.plan import Plan, Shape, overlap
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
-from pipeline.stages.base import Base, open_base
+from pipeline.sources.remote_code import code_files, references
+from pipeline.stages.base import Base, open_base, within
 from pipeline.stages.choose import choose, compensate
 from pipeline.stages.cut import cuts_and_config
 from pipeline.stages.measure import Measurer
@@ -48,6 +49,7 @@ from pipeline.surgery.projections import projections
 from pipeline.surgery.safetensors_stream import INDEX_NAME, SINGLE_NAME, StoredTensor
 
 Decision = Literal["VERIFIED", "DIFFERENT", "UNVERIFIED COMPENSATION"]
+ALLOWANCES = ("allow_pickle", "trust_remote_code")  # of a recipe's `model`
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,14 @@ def open_release(
         if needs_recipe or recipe is not None or base_reference is None:
             own = load_recipe(recipe or _own_name(manifest, folder), overrides)
         base = _open(base_reference, own, manifest, cache, progress)
+        if needs_recipe and base.model.code == "carried":
+            raise InputError(
+                "this release is computed by code of its base, which your recipe does not allow",
+                where=checkpoint,
+                remedy=f"read that code ({base.model.origin['remote_code']}), then set "
+                "model.trust_remote_code in your recipe; the base's copy is run, never the "
+                "release's",
+            )
     return Release(folder, manifest, base, own, named_by_release=recipe is None)
 
 
@@ -217,6 +227,12 @@ def verify(
     licences = str(claimed.get("licence")), str(base.model.licence)
     if base.model.licence is not None and licences[0].lower() != licences[1].lower():
         findings.append(Finding(MANIFEST, "base.licence is {}, found {}".format(*licences)))
+    if base.carries_code:
+        notes.append(
+            "it is computed by code that comes with its base "
+            f"({base.model.origin['remote_code']}), and needs trust_remote_code; its copy is "
+            "compared with the base's to the byte, and was not run"
+        )
     if recompute and own is not None and plan is not None:
         with progress.stage("Scoring and compensation anew"):
             findings += _recompute(
@@ -272,16 +288,30 @@ def _open(
     cache: Cache,
     progress: Progress,
 ) -> Base:
+    """Open the reader's base: what may be read and run is for the reader to say."""
+    said = _said_model(manifest)
     if reference is None:
         assert own is not None
-        return open_base(resolve_model(own.recipe.model, own.folder, cache, progress))
-    model: dict[str, Any] = {"source": model_source(reference)}
-    try:  # a GGUF is converted to the type of the release; if the manifest lies, tensors differ
-        model["dtype"] = manifest["recipe"]["model"]["dtype"]
-        chosen = Model.model_validate(model)
-    except (KeyError, TypeError, ValidationError):
-        chosen = Model(source=model["source"])
-    return open_base(resolve_model(chosen, Path(), cache, progress))
+        chosen, folder = own.recipe.model, own.folder
+    else:
+        model: dict[str, Any] = {"source": model_source(reference)}
+        if own is not None:
+            model |= {key: getattr(own.recipe.model, key) for key in ALLOWANCES}
+        # To which type it is converted follows the release: if that lies, tensors differ.
+        converted = {key: said[key] for key in ("dtype", "dequantise") if key in said}
+        try:
+            chosen = Model.model_validate(model | converted)
+        except ValidationError:
+            chosen = Model.model_validate(model)
+        folder = Path()
+    needs_code = said.get("trust_remote_code") is True
+    if not needs_code:  # the stock class computes the release, and so it does its base
+        chosen = chosen.model_copy(update={"trust_remote_code": False})
+    resolved = resolve_model(chosen, folder, cache, progress)
+    if needs_code and not resolved.code and references(resolved.path, resolved.name):
+        origin = {**resolved.origin, "remote_code": ", ".join(code_files(resolved.path))}
+        resolved = replace(resolved, code="carried", origin=origin)
+    return open_base(resolved)
 
 
 def _compare(
@@ -314,7 +344,9 @@ def _compare(
         findings.append(Finding(SINGLE_NAME, what))
     weights = frozenset({INDEX_NAME, *(tensor.file.name for tensor in released)})
     code = (MODELING_FILE,) if shape.ragged else ()
-    findings += check_contents(folder, base.model.path, config, weights, code)
+    findings += check_contents(
+        folder, base.model.path, config, weights, code, carries_code=base.carries_code
+    )
     findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
     return findings, report
 
@@ -372,7 +404,10 @@ def _recompute(
     recipe = loaded.recipe
     cache.root.mkdir(parents=True, exist_ok=True)
     # A cache of its own: what made the release on this machine is no witness for it.
-    with tempfile.TemporaryDirectory(prefix="recompute-", dir=cache.root) as folder_of_cache:
+    with (
+        tempfile.TemporaryDirectory(prefix="recompute-", dir=cache.root) as folder_of_cache,
+        within(recipe.model.max_memory, base, cache) as base,
+    ):
         anew = Cache(Path(folder_of_cache))
         texts = prepare(base, loaded, anew, progress)
         measurer = Measurer(base, recipe, texts.sequences, anew, progress)
@@ -401,13 +436,21 @@ def _said_compensated(manifest: dict[str, Any]) -> set[str]:
 
 def _said_shape(manifest: dict[str, Any]) -> Shape:
     """What the checkpoint may say of its plan; if it is not so, config and tensors differ."""
-    recipe = manifest.get("recipe")
-    select = recipe.get("select") if isinstance(recipe, dict) else None
-    if not isinstance(select, dict):
-        return Shape()
+    select = _said(manifest, "select")
     attention = select.get("attention")
     relabel = isinstance(attention, dict) and attention.get("relabel") is True
     return Shape(select.get("policy") == "ragged", relabel)
+
+
+def _said_model(manifest: dict[str, Any]) -> dict[str, Any]:
+    """How the base was read; if it is not so, config, files or tensors differ."""
+    return _said(manifest, "model")
+
+
+def _said(manifest: dict[str, Any], section: str) -> dict[str, Any]:
+    recipe = manifest.get("recipe")
+    found = recipe.get(section) if isinstance(recipe, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def _output_projections(base: Base) -> set[str]:

@@ -339,6 +339,14 @@ def test_weights_that_are_missing_are_not_made_up(
     assert_refused(result, "lacks weights: model.norm.weight")
 
 
+def test_an_embedding_of_another_size(unlearn: Unlearn, recipe: Path, model: Path) -> None:
+    folder = recipe.parent / "broken"
+    shutil.copytree(model, folder)
+    config(vocab_size=4000)(folder)
+    result = unlearn("run", recipe, "--set", "model.source={path: recipe/broken}")
+    assert_refused(result, "its weights have other shapes than config.json says")
+
+
 def test_a_tokenizer_of_another_model(unlearn: Unlearn, recipe: Path, tmp_path: Path) -> None:
     make_model(tmp_path / "small", vocab_size=40)
     result = unlearn("run", recipe, "--set", "model.source={path: small}")

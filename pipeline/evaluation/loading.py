@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from transformers import AutoTokenizer
 
 from pipeline.cache import digest_of_file
-from pipeline.errors import InputError, UnlearnError
+from pipeline.errors import InputError
 from pipeline.export.ragged import model_class
+from pipeline.sources import remote_code
+from pipeline.sources.explained import explained
 
 # The files beside the weights that decide what a model reads and answers.
 MODEL_FILES = (
@@ -28,15 +30,37 @@ MODEL_FILES = (
 )
 
 
+@dataclass(frozen=True)
+class Terms:
+    """On what terms a recipe's models are loaded.
+
+    Attributes:
+        code: folder of the base, if the recipe allows the code in it to be run.
+        memory: bytes of weights by device ("cpu", or an accelerator's number); what is more is
+            read from the disk when it is needed. None: all of it is held.
+        offload: folder for what cannot be read where it is stored.
+    """
+
+    code: Path | None = None
+    memory: Mapping[str | int, int] | None = None
+    offload: Path | None = None
+
+
+PLAIN = Terms()
+
+
 def default_device() -> str:
     """A GPU if there is one."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def key_of_model(folder: Path, weights_sha256: str, dtype: str, device: str) -> dict[str, Any]:
+def key_of_model(
+    folder: Path, weights_sha256: str, dtype: str, device: str, terms: Terms = PLAIN
+) -> dict[str, Any]:
     """Everything of a model and of this machine that decides what it answers, as a cache key."""
     files = sorted({path for pattern in MODEL_FILES for path in folder.glob(pattern)})
     return {
+        **code_key(terms),
         "weights_sha256": weights_sha256,
         "model_files": {path.name: digest_of_file(path) for path in files if path.is_file()},
         "dtype": dtype,
@@ -45,61 +69,69 @@ def key_of_model(folder: Path, weights_sha256: str, dtype: str, device: str) -> 
     }
 
 
-def load_tokenizer(folder: Path) -> Any:
+def code_key(terms: Terms) -> dict[str, Any]:
+    """The part of a cache key that says which code of a base is run."""
+    if terms.code is None:
+        return {}
+    names = remote_code.code_files(terms.code)
+    return {"code": {name: digest_of_file(terms.code / name) for name in names}}
+
+
+def load_tokenizer(folder: Path, terms: Terms = PLAIN) -> Any:
     """Load a checkpoint's tokenizer.
+
+    If the base's own code may be run, it is the base's: that of a checkpoint cut from it is the
+    same to the byte, and its copy of the code is never run.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
-    with explained("tokenizer", folder):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    try:
+        with explained("tokenizer", folder):
+            return AutoTokenizer.from_pretrained(
+                terms.code or folder,
+                local_files_only=True,
+                trust_remote_code=terms.code is not None,
+            )
+    except InputError as error:
+        if terms.code is None and remote_code.tokenizer_code(folder):
+            raise remote_code.not_run("tokenizer", str(folder)) from error
+        raise
 
 
-def load(folder: Path, dtype: str, device: str | None) -> tuple[Any, Any]:
-    """Load model and tokenizer of a checkpoint, without running code that comes with it.
+def loader(folder: Path, terms: Terms) -> tuple[Any, dict[str, Any]]:
+    """The class that loads a checkpoint, and what its `from_pretrained` must be told.
+
+    Raises:
+        InputError: the config cannot be read.
+    """
+    settings: dict[str, Any] = {"local_files_only": True, "output_loading_info": True}
+    if terms.memory is not None:
+        settings |= {
+            "device_map": "auto",
+            "max_memory": dict(terms.memory),
+            "offload_folder": terms.offload,
+        }
+    if terms.code is None:
+        return model_class(folder), {**settings, "trust_remote_code": False}
+    config = remote_code.load_config(folder, terms.code)
+    return remote_code.model_class(terms.code), {**settings, "config": config}
+
+
+def load(folder: Path, dtype: str, device: str | None, terms: Terms = PLAIN) -> tuple[Any, Any]:
+    """Load model and tokenizer of a checkpoint; code that comes with it is never run.
 
     Raises:
         InputError: one of them cannot be loaded.
     """
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, terms)
     model: Any
     with explained("model", folder):
-        loaded: Any = model_class(folder).from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype),
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
+        kind, settings = loader(folder, terms)
+        loaded: Any = kind.from_pretrained(folder, dtype=getattr(torch, dtype), **settings)
         model, report = loaded
         if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
             raise ValueError(f"{len(missing)} of its tensors are not stored, such as {missing[0]}")
-    return model.to(device or default_device()).eval(), tokenizer
-
-
-@contextmanager
-def explained(what: str, folder: Path) -> Iterator[None]:
-    """Turn what the libraries raise on a broken folder into an error for the reader.
-
-    Args:
-        what: what is loaded inside the block: "model", "tokenizer", "config".
-        folder: where from.
-
-    Raises:
-        InputError: the block failed, for any reason but a lack of memory.
-    """
-    try:
-        yield
-    except (UnlearnError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # of a broken file each library makes its own, down to Exception
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        reason = " ".join(line.strip() for line in lines[:2])
-        if "ignore_mismatched_sizes" in reason:  # transformers' advice on it is for its callers
-            reason = "its weights have other shapes than config.json says"
-        raise InputError(
-            f"the {what} cannot be loaded: {reason}",
-            where=str(folder),
-            remedy="check that the folder is a whole Hugging Face checkpoint (config.json, "
-            "safetensors, tokenizer files)",
-        ) from error
+    if terms.memory is None:
+        model = model.to(device or default_device())
+    return model.eval(), tokenizer

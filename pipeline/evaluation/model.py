@@ -20,8 +20,9 @@ from pipeline.cache import digest_of
 from pipeline.errors import InputError
 from pipeline.evaluation.batches import Request, Row, batches_of, rows_of, tokens_read
 from pipeline.evaluation.journal import Journal
-from pipeline.evaluation.loading import load
+from pipeline.evaluation.loading import PLAIN, Terms, load
 from pipeline.evaluation.quiet import quiet
+from pipeline.placement import input_device
 from pipeline.progress import Progress
 
 POSITIONS_AT_ONCE = 512  # rows of float32 logits over the vocabulary that are held at a time
@@ -68,6 +69,7 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         self, model: Any, tokenizer: Any, *, batch_tokens: int, progress: Progress
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=1)
+        self._device = input_device(model)  # its first weights may be offloaded
         self.batch_tokens = batch_tokens
         self.progress = progress
         self.label = "evaluating"
@@ -242,11 +244,17 @@ class TokenBudgetLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def load_lm(
-    folder: Path, *, dtype: str, batch_tokens: int, progress: Progress, device: str | None = None
+    folder: Path,
+    *,
+    dtype: str,
+    batch_tokens: int,
+    progress: Progress,
+    device: str | None = None,
+    terms: Terms = PLAIN,
 ) -> TokenBudgetLM:
-    """Load a checkpoint with plain `AutoModelForCausalLM`, without remote code."""
+    """Load a checkpoint; code that comes with it is never run."""
     with quiet():
-        model, tokenizer = load(folder, dtype, device)
+        model, tokenizer = load(folder, dtype, device, terms)
         return TokenBudgetLM(model, tokenizer, batch_tokens=batch_tokens, progress=progress)
 
 

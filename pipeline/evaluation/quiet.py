@@ -11,12 +11,12 @@ import datasets
 import lm_eval.api.task
 from transformers.utils import logging as transformers_logging
 
-LIBRARIES = ("lm_eval", "transformers", "datasets", "huggingface_hub")
+LIBRARIES = ("lm_eval", "transformers", "datasets", "huggingface_hub", "accelerate")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep lm-eval, datasets and transformers from writing anything below an error."""
+    """Keep the libraries from writing anything below an error."""
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     levels = {logger: logger.level for logger in loggers}
     bars = transformers_logging.is_progress_bar_enabled()

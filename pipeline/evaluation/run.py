@@ -15,7 +15,13 @@ import lm_eval.evaluator
 from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.evaluation.journal import Journal
-from pipeline.evaluation.loading import default_device, key_of_model, load_tokenizer
+from pipeline.evaluation.loading import (
+    PLAIN,
+    Terms,
+    default_device,
+    key_of_model,
+    load_tokenizer,
+)
 from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.next_token import next_token_config, read_documents
 from pipeline.evaluation.quiet import quiet
@@ -48,6 +54,7 @@ def evaluate(
     cache: Cache,
     progress: Progress,
     device: str | None = None,
+    terms: Terms = PLAIN,
 ) -> Evaluation:
     """Evaluate a checkpoint; tasks whose results are cached are not run again.
 
@@ -62,6 +69,7 @@ def evaluate(
         cache: where results are kept, one entry a task.
         progress: where to report.
         device: torch device; by default a GPU if there is one.
+        terms: on what terms the checkpoint is loaded.
 
     Raises:
         InputError: an unknown task, unreadable text, or a model that cannot be loaded.
@@ -70,10 +78,10 @@ def evaluate(
     device = device or default_device()
     jobs = [
         *load_tasks(settings, task_folders, seed),
-        *_next_token_tasks(model_folder, settings, held_out, seed),
+        *_next_token_tasks(model_folder, settings, held_out, seed, terms),
     ]
     model_key = {
-        **key_of_model(model_folder, weights_sha256, settings.dtype, device),
+        **key_of_model(model_folder, weights_sha256, settings.dtype, device, terms),
         "chat_template": settings.chat_template,
         "lm_eval": version("lm_eval"),
         "format": FORMAT,
@@ -90,6 +98,7 @@ def evaluate(
             batch_tokens=settings.batch_tokens,
             progress=progress,
             device=device,
+            terms=terms,
         )
         _check_chat_template(lm, settings, model_folder)
         return lm
@@ -105,11 +114,15 @@ def evaluate(
 
 
 def _next_token_tasks(
-    model_folder: Path, settings: Evaluate, held_out: Mapping[str, Path], seed: int
+    model_folder: Path,
+    settings: Evaluate,
+    held_out: Mapping[str, Path],
+    seed: int,
+    terms: Terms,
 ) -> list[LoadedTask]:
     if not held_out:
         return []
-    tokenizer = load_tokenizer(model_folder)
+    tokenizer = load_tokenizer(model_folder, terms)
     return [
         load_config(
             next_token_config(

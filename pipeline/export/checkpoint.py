@@ -27,20 +27,27 @@ COMPANION_PATTERNS = (
     "LICENSE*",
     "NOTICE*",
 )
+CODE_PATTERN = "*.py"
 
 
 def pruned_config(
-    base: Path, architecture: Architecture, sizes: Dimensions, plan: Plan
+    base: Path, architecture: Architecture, sizes: Dimensions, plan: Plan, *, code: bool = False
 ) -> dict[str, Any]:
     """Return the base's `config.json` with the new sizes, and nothing else changed.
+
+    Without its own code the checkpoint is of the stock class, so that `auto_map`, which names files
+    that it does not have, goes too.
 
     Args:
         base: checkpoint folder of the base model.
         architecture: its description.
         sizes: sizes of the base.
         plan: what is kept.
+        code: the checkpoint has the base's own code.
     """
     config: dict[str, Any] = read_json(base / "config.json")
+    if not code:
+        config.pop("auto_map", None)
     after = stored_sizes(architecture, sizes, plan)
     return config | changed_sizes(config, architecture, sizes, after)
 
@@ -100,14 +107,20 @@ def changed_sizes(
     return changed
 
 
-def companions(folder: Path) -> list[str]:
-    """Names of a checkpoint's generation config, tokenizer, chat template and licence files."""
-    found = {path for pattern in COMPANION_PATTERNS for path in folder.glob(pattern)}
+def companions(folder: Path, *, code: bool = False) -> list[str]:
+    """Names of a checkpoint's generation config, tokenizer, chat template and licence files.
+
+    Args:
+        folder: the checkpoint.
+        code: its own code comes along too.
+    """
+    patterns = [*COMPANION_PATTERNS, *([CODE_PATTERN] if code else [])]
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
     return sorted(path.relative_to(folder).as_posix() for path in found if path.is_file())
 
 
-def copy_companions(base: Path, target: Path) -> None:
+def copy_companions(base: Path, target: Path, *, code: bool = False) -> None:
     """Copy the base's companions, byte for byte."""
-    for name in companions(base):
+    for name in companions(base, code=code):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(base / name, target / name)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import BrokenError
+from pipeline.placement import input_device
 
 # float32 logits of the two differ by the order of summation alone: 9e-5 (FFN cut) and 7e-4 (heads
 # cut) were measured on a 135M model whose logits reach 40. Weights that were rounded differently
@@ -90,7 +91,7 @@ def prove(
 
 @torch.inference_mode()
 def _logits(model: nn.Module, sequences_NS: Tensor) -> Tensor:
-    device = next(model.parameters()).device
+    device = input_device(model)
     return torch.cat(
         [model(input_ids=ids[None].to(device)).logits.float().cpu() for ids in sequences_NS]
     )

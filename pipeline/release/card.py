@@ -31,6 +31,7 @@ def card_text(manifest: dict[str, Any]) -> str:
         metrics=metric_rows(manifest["evaluation"]),
         controlled="control" in manifest["evaluation"],
         sizes=size_rows(manifest),
+        remote_code=manifest["base"]["origin"].get("remote_code"),
         ragged=manifest["recipe"].get("select", {}).get("policy") == "ragged",
         baselines=_baselines(manifest["recipe"].get("select", {})),
         removed=[

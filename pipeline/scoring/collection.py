@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.placement import input_device
 from pipeline.scoring.experts import observed
 from pipeline.scoring.statistics import SUMS, SecondMoments, Statistics, UnitSums
 
@@ -187,7 +188,7 @@ def collect(
         batch_tokens: tokens in one forward pass.
         advance: called with the tokens of each finished batch.
     """
-    device = next(model.parameters()).device
+    device = input_device(model)
     length = sequences_NS.shape[1]
     with collector.attached():
         for batch_BS in sequences_NS.split(max(batch_tokens // length, 1)):

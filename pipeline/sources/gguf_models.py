@@ -101,9 +101,11 @@ def convert(path: Path, dtype: str, folder: Path) -> GgufHeader:
     with _quiet():
         try:
             loaded = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32
+                path.parent, gguf_file=path.name, dtype=torch.float32, trust_remote_code=False
             )
-            tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer = AutoTokenizer.from_pretrained(
+                path.parent, gguf_file=path.name, trust_remote_code=False
+            )
         except DAMAGE as error:
             raise InputError(
                 f"this GGUF cannot be converted: {_first_line(error)}",

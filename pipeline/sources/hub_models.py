@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,10 @@ from pipeline.progress import Progress
 from pipeline.recipe import HubSource
 from pipeline.sources.hub import hub_errors
 from pipeline.sources.licences import licence_of_card
-from pipeline.sources.model_folder import INDEX
+from pipeline.sources.model_folder import INDEX, SMALL_FILES, pickled_error
 
-FILES = (
-    "*.safetensors",
-    "*.json",
-    "*.model",
-    "*.jinja",
-    "*.txt",
-    "*.tiktoken",
-    "LICENSE*",
-    "NOTICE*",
-    "README.md",  # states the licence
-)
+FILES = ("*.safetensors", *SMALL_FILES, "*.py")  # fetched is not run
+PICKLED_FILES = "pytorch_model*.bin"
 # Other formats and original copies of the same weights.
 NOT_FILES = ("*/*", "consolidated*.safetensors")
 
@@ -51,7 +43,12 @@ class HubModel:
 
 
 def download(
-    source: HubSource, progress: Progress, *, whole: bool = False, only: str | None = None
+    source: HubSource,
+    progress: Progress,
+    *,
+    whole: bool = False,
+    pickled: bool = False,
+    only: str | None = None,
 ) -> tuple[Path, dict[str, str]]:
     """Download a model, and say for the manifest where it came from.
 
@@ -59,15 +56,19 @@ def download(
         source: repository and revision.
         progress: told about the download.
         whole: every file of the repository, and not only those that a model needs.
+        pickled: weights may be pickled; they are fetched only if there are no others.
         only: this one file.
 
     Raises:
-        InputError: no such repository or revision, or access is not granted.
+        InputError: no such repository or revision, access is not granted, or its weights are
+            pickled and may not be.
         BrokenError: the Hub cannot be reached and nothing was downloaded before.
     """
-    wanted = [only] if only else None if whole else list(FILES)
     with hub_errors(source.hub, source.revision):
         commit, unreachable = _commit(source)
+        wanted = [only] if only else None if whole else list(FILES)
+        if wanted and not only and commit is not None and _only_pickled(source, commit, pickled):
+            wanted.append(PICKLED_FILES)
         if commit is not None:
             progress.say(f"Fetching {source.hub} at {commit[:12]} (files at hand are not repeated)")
         if progress.style != "terminal":
@@ -95,8 +96,12 @@ def download(
     return path, origin
 
 
-def look_up(source: HubSource) -> HubModel:
+def look_up(source: HubSource, *, pickled: bool = False) -> HubModel:
     """Find out about a model; only its config.json is downloaded.
+
+    Args:
+        source: repository and revision.
+        pickled: weights may be pickled.
 
     Raises:
         InputError: no such repository or revision, or it has no safetensors.
@@ -111,7 +116,10 @@ def look_up(source: HubSource) -> HubModel:
             )
         except LocalEntryNotFoundError as error:
             raise (unreachable or error) from error
-        size, licence = _size_and_licence(source.hub, commit) if commit else (None, None)
+        size, licence = None, None
+        if commit is not None:
+            ending = ".bin" if _only_pickled(source, commit, pickled) else ".safetensors"
+            size, licence = _size_and_licence(source.hub, commit, ending)
     at_hand = any(
         isinstance(try_to_load_from_cache(source.hub, name, revision=revision), str)
         for name in ("model.safetensors", INDEX)
@@ -131,12 +139,25 @@ def _commit(source: HubSource) -> tuple[str | None, BrokenError | None]:
         return None, error  # an earlier download may do; if there is none, this is why
 
 
-def _size_and_licence(repository: str, commit: str) -> tuple[int, str | None]:
+def _only_pickled(source: HubSource, commit: str, allowed: bool) -> bool:
+    """Whether a repository's weights are pickled and nothing else."""
+    siblings = HfApi().model_info(source.hub, revision=commit).siblings or []
+    names = [file.rfilename for file in siblings if "/" not in file.rfilename]
+    if any(name.endswith(".safetensors") for name in names):
+        return False
+    if not any(fnmatch(name, PICKLED_FILES) for name in names):
+        return False
+    if not allowed:
+        raise pickled_error(f"model {source.hub}")
+    return True
+
+
+def _size_and_licence(repository: str, commit: str, ending: str) -> tuple[int, str | None]:
     info = HfApi().model_info(repository, revision=commit, files_metadata=True)
     size = sum(
         file.size or 0
         for file in info.siblings or []
-        if file.rfilename.endswith(".safetensors") and "/" not in file.rfilename
+        if file.rfilename.endswith(ending) and "/" not in file.rfilename
     )
     if not size:
         raise InputError(

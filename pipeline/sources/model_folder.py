@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,18 @@ from pipeline.cache import digest_of, digest_of_file, read_json
 from pipeline.errors import InputError
 
 INDEX = "model.safetensors.index.json"
+PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+# What belongs to a model beside its weights; the card states the licence.
+SMALL_FILES = (
+    "*.json",
+    "*.model",
+    "*.jinja",
+    "*.txt",
+    "*.tiktoken",
+    "LICENSE*",
+    "NOTICE*",
+    "README.md",
+)
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 
@@ -26,11 +38,23 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
     Raises:
         InputError: something is missing or damaged; it names the file.
     """
+    config = check_settings(folder, where)
+    check_weights(folder, where)
+    if (index := folder / INDEX).is_file():
+        check_index(index, {file.name: _names(file) for file in safetensors_files(folder, where)})
+    return config
+
+
+def check_settings(folder: Path, where: str) -> dict[str, Any]:
+    """Check what belongs to a model beside its weights, and return its config.
+
+    Raises:
+        InputError: config or tokenizer is missing, or a file is damaged; it names the file.
+    """
     config = read_config(folder, where)
     for name in SETTINGS:
         if (folder / name).is_file():
             _read_object(folder / name)
-    check_weights(folder, where)
     if not any((folder / name).is_file() for name in TOKENIZERS):
         raise InputError(
             "the model has no tokenizer",
@@ -77,25 +101,7 @@ def safetensors_files(folder: Path, where: str) -> list[Path]:
     """
     index = folder / INDEX
     if index.is_file():
-        weight_map = _read_object(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not weight_map:
-            raise InputError("the index has no weight_map", where=str(index))
-        names = sorted({str(name) for name in weight_map.values()})
-        outside = [name for name in names if Path(name).name != name]
-        if outside:
-            raise InputError(
-                f"the index names a file outside the folder: {outside[0]!r}",
-                where=str(index),
-                remedy="download or copy the model again",
-            )
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise InputError(
-                f"{len(missing)} of {len(names)} weight files are missing: {', '.join(missing)}",
-                where=where,
-                remedy="download or copy the model again",
-            )
-        return [folder / name for name in names]
+        return indexed_files(index, where)
     single = folder / "model.safetensors"
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
@@ -107,6 +113,70 @@ def safetensors_files(folder: Path, where: str) -> list[Path]:
             remedy="load the model and save it again with model.save_pretrained()",
         )
     return files
+
+
+def pickled_files(folder: Path, where: str) -> list[Path]:
+    """Return the files of a model whose weights are pickled and nothing else, sorted; else none.
+
+    Raises:
+        InputError: the index is damaged, or names a file that is missing.
+    """
+    if any(folder.glob("*.safetensors")) or (folder / INDEX).is_file():
+        return []
+    if (index := folder / PICKLED_INDEX).is_file():
+        return indexed_files(index, where)
+    return [folder / PICKLED] if (folder / PICKLED).is_file() else []
+
+
+def indexed_files(index: Path, where: str) -> list[Path]:
+    """Return the files that an index names, sorted.
+
+    Raises:
+        InputError: the index is damaged, or names a file that is missing or outside the folder.
+    """
+    names = sorted(set(_weight_map(index).values()))
+    outside = [name for name in names if Path(name).name != name or name in ("", ".", "..")]
+    if outside:
+        raise InputError(
+            f"the index names a file outside the folder: {outside[0]!r}",
+            where=str(index),
+            remedy="download or copy the model again",
+        )
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise InputError(
+            f"{len(missing)} of {len(names)} weight files are missing: {', '.join(missing)}",
+            where=where,
+            remedy="download or copy the model again",
+        )
+    return [index.parent / name for name in names]
+
+
+def check_index(index: Path, stored: Mapping[str, Collection[str]]) -> None:
+    """Check that each tensor is in the file that an index names for it, and in no other.
+
+    Args:
+        index: the index.
+        stored: names of the tensors of each file, by the file's name.
+
+    Raises:
+        InputError: a tensor is missing, in another file, stored twice, or not in the index.
+    """
+    holders: dict[str, list[str]] = {}
+    for file, names in stored.items():
+        for name in names:
+            holders.setdefault(name, []).append(file)
+    listed = _weight_map(index)
+    for name in sorted(listed.keys() | holders.keys()):
+        found, named = holders.get(name, []), listed.get(name)
+        if found == [named]:
+            continue
+        what = f"it names {name} in {named}, and the tensor is " + (
+            f"in {' and '.join(found)}" if found else "in no file"
+        )
+        if named is None:
+            what = f"it does not name {name}, which is in {' and '.join(found)}"
+        raise InputError(what, where=str(index), remedy="download or copy the model again")
 
 
 def digest_of_weights(
@@ -125,14 +195,31 @@ def digest_of_weights(
     return digest_of([[file.name, digest(file)] for file in safetensors_files(folder, where)])
 
 
+def pickled_error(where: str) -> InputError:
+    """The error for a model whose weights are pickled, and may not be read."""
+    return InputError(
+        "its weights are pickled (.bin or .pth), which can run code when they are read",
+        where=where,
+        remedy="set model.allow_pickle to true, which reads the tensors of pytorch_model.bin and "
+        "runs nothing, or save the model as safetensors with save_pretrained()",
+    )
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError("the index has no weight_map", where=str(index))
+    return {str(name): str(file) for name, file in weight_map.items()}
+
+
+def _names(file: Path) -> list[str]:
+    with safe_open(file, framework="pt") as tensors:
+        return list(tensors.keys())
+
+
 def _no_weights(folder: Path, where: str) -> InputError:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pth")) or any(folder.glob("*.pt")):
-        return InputError(
-            "its weights are pickled (.bin or .pth), which can run code when they are read",
-            where=where,
-            remedy="convert it: AutoModelForCausalLM.from_pretrained(…).save_pretrained(…) writes "
-            "safetensors",
-        )
+        return pickled_error(where)
     if any(folder.glob("*.gguf")):
         return InputError(
             "the folder holds GGUF files and no safetensors",

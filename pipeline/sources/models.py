@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import transformers
 
@@ -17,11 +17,16 @@ from pipeline.sources.hub_models import download, look_up
 from pipeline.sources.licences import agreed, card_licence, spdx
 from pipeline.sources.model_folder import (
     check_folder,
+    check_settings,
     digest_of_weights,
+    pickled_files,
     read_config,
     safetensors_files,
 )
 from pipeline.sources.packages import locate, version_of
+from pipeline.sources.prepared import prepare, prepared
+from pipeline.sources.quantised_models import check_quantisation, without_quantisation
+from pipeline.sources.remote_code import check_code, code_error, code_files, needs_code
 
 GGUF_METADATA = "gguf.json"  # beside a converted model: reading a GGUF's own takes seconds
 REMEMBERED_BYTES = 1 << 26  # the digests of files larger than this are kept in the cache
@@ -37,6 +42,8 @@ class ResolvedModel:
         origin: where it came from, for the manifest.
         weights_sha256: digest of the names and contents of the safetensors files.
         licence: licence of the model, if it is known.
+        code: what becomes of code that comes with the model: "" if there is none or it is not
+            needed, "carried" if releases have a copy of it, "run" if it is run too.
     """
 
     path: Path
@@ -44,6 +51,7 @@ class ResolvedModel:
     origin: dict[str, str]
     weights_sha256: str
     licence: str | None
+    code: Literal["", "carried", "run"] = ""
 
 
 @dataclass(frozen=True)
@@ -52,11 +60,12 @@ class ModelDescription:
 
     Args:
         name: what tables call it.
-        kind: "hub", "folder" or "gguf".
+        kind: "hub", "folder", "gguf", "pickled", or how it is quantised.
         size_bytes: size of the weights as they are now, if it is known.
         ready: whether nothing has to be downloaded or converted.
         config: the model's config, or the part of it that is known.
         folder: where it is as a Hugging Face folder, if it is one already.
+        runs_code: code that comes with it is run.
     """
 
     name: str
@@ -65,6 +74,7 @@ class ModelDescription:
     ready: bool
     config: dict[str, Any]
     folder: Path | None = None
+    runs_code: bool = False
 
 
 def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) -> ResolvedModel:
@@ -82,24 +92,33 @@ def resolve_model(model: Model, folder: Path, cache: Cache, progress: Progress) 
     """
     source = model.source
     if isinstance(source, HubSource):
-        path, origin = download(source, progress)
+        place, origin = download(source, progress, pickled=model.allow_pickle)
         where = f"model {source.hub}"
     else:
         place, origin = _locate(source, folder)
         where = str(place)
-        if place.is_file():
-            origin |= {"kind": "gguf", "file_sha256": _digest_of_file(place, cache)}
-            path = _converted(place, origin["file_sha256"], model.dtype, cache, progress)
-        else:
-            path = place
+
+    def digest(file: Path) -> str:
+        return _digest_of_file(file, cache)
+
+    runs_code = False
+    if place.is_file():
+        origin |= {"kind": "gguf", "file_sha256": digest(place)}
+        path = _converted(place, origin["file_sha256"], model.dtype, cache, progress)
+    else:
+        if runs_code := check_code(place, where, allowed=model.trust_remote_code):
+            origin["remote_code"] = ", ".join(code_files(place))
+        path, conversions = prepare(place, model, where, cache, progress, digest)
+        origin |= conversions
     check_folder(path, where)
     licence = agreed(model.licence, _stated_licence(path), where)
     return ResolvedModel(
         path=path,
-        name=_name(model, path if origin["kind"] == "folder" else None),
+        name=_name(model, place if origin["kind"] == "folder" else None),
         origin=origin,
-        weights_sha256=digest_of_weights(path, where, lambda file: _digest_of_file(file, cache)),
+        weights_sha256=digest_of_weights(path, where, digest),
         licence=licence,
+        code="run" if runs_code else "",
     )
 
 
@@ -112,10 +131,17 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
     """
     source = model.source
     if isinstance(source, HubSource):
-        found = look_up(source)
+        found = look_up(source, pickled=model.allow_pickle)
         agreed(model.licence, found.licence, f"model {source.hub}")
+        if needs_code(found.config) and not model.trust_remote_code:
+            raise code_error(found.config, f"model {source.hub}")
+        method = check_quantisation(found.config, f"model {source.hub}", allowed=model.dequantise)
         return ModelDescription(
-            _name(model, None), "hub", found.size_bytes, ready=found.at_hand, config=found.config
+            name=_name(model, None),
+            kind=f"hub, {method}" if method else "hub",
+            size_bytes=found.size_bytes,
+            ready=found.at_hand and method is None,
+            config=without_quantisation(found.config),
         )
     place, _ = _locate(source, folder)
     if place.is_file():
@@ -131,11 +157,24 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
             config=read_config(converted, str(converted)) if converted else header.config,
             folder=converted,
         )
-    config = check_folder(place, str(place))
-    agreed(model.licence, card_licence(place), str(place))
-    size = sum(file.stat().st_size for file in safetensors_files(place, str(place)))
+    where = str(place)
+    runs_code = check_code(place, where, allowed=model.trust_remote_code)
+    found_folder, kind = prepared(
+        place, model, where, cache, lambda file: _digest_of_file(file, cache)
+    )
+    config = without_quantisation(check_settings(place, where))
+    if found_folder is not None:
+        config = check_folder(found_folder, where)
+    agreed(model.licence, card_licence(place), where)
+    files = pickled_files(place, where) or safetensors_files(place, where)
     return ModelDescription(
-        _name(model, place), "folder", size, ready=True, config=config, folder=place
+        name=_name(model, place),
+        kind=kind,
+        size_bytes=sum(file.stat().st_size for file in files),
+        ready=found_folder is not None,
+        config=config,
+        folder=found_folder,
+        runs_code=runs_code,
     )
 
 

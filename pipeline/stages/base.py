@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from accelerate.utils import convert_file_size_to_int
 from torch import Tensor, nn
-from transformers import AutoConfig
 
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.architectures.registry import (
@@ -21,14 +23,17 @@ from pipeline.architectures.registry import (
     describe,
     dimensions,
 )
-from pipeline.cache import digest_of_file
+from pipeline.cache import Cache, digest_of_file, scratch_folder
 from pipeline.errors import InputError
-from pipeline.evaluation.loading import explained, load_tokenizer
+from pipeline.evaluation.loading import PLAIN, Terms, load_tokenizer, loader
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
-from pipeline.export.ragged import is_ragged, model_class
+from pipeline.export.ragged import is_ragged
+from pipeline.recipe import MaxMemory
+from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
+from pipeline.sources.remote_code import load_config
 from pipeline.surgery.projections import Kind, projections
 from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
 
@@ -42,17 +47,30 @@ class Base:
     architecture: Architecture
     dimensions: Dimensions
     tensors: dict[str, StoredTensor]
+    memory: Mapping[str | int, int] | None = None
+    offload: Path | None = None
+
+    @property
+    def terms(self) -> Terms:
+        """On what terms it is loaded, and what is cut from it."""
+        code = self.model.path if self.model.code == "run" else None
+        return Terms(code, self.memory, self.offload)
+
+    @property
+    def carries_code(self) -> bool:
+        """Whether what is cut from it needs a copy of the code that comes with it."""
+        return self.model.code != ""
 
     @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer, loaded when first needed."""
         with quiet():
-            return load_tokenizer(self.model.path)
+            return load_tokenizer(self.model.path, self.terms)
 
     @cached_property
     def settings(self) -> dict[str, str]:
         """SHA-256 of its config and of all that comes along with its weights, by file name."""
-        names = ["config.json", *companions(self.model.path)]
+        names = ["config.json", *companions(self.model.path, code=self.carries_code)]
         return {name: digest_of_file(self.model.path / name) for name in names}
 
     def weight(self, layer: int, kind: Kind) -> Tensor:
@@ -81,8 +99,8 @@ def open_base(model: ResolvedModel) -> Base:
         )
     # Before transformers reads it: a family that it does not know either is the reader's error.
     check_described(read_config(model.path, model.name)["model_type"], where=model.name)
-    with quiet(), explained("config", model.path):
-        config = AutoConfig.from_pretrained(model.path, local_files_only=True)
+    with quiet():
+        config = load_config(model.path, model.path if model.code == "run" else None)
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
     architecture = as_stored(describe(config, model.name), tensors)
     sizes = dimensions(config, architecture, model.name)
@@ -94,18 +112,40 @@ def open_base(model: ResolvedModel) -> Base:
     return Base(model, config, architecture, sizes, tensors)
 
 
-def load_model(folder: Path, dtype: str) -> nn.Module:
+@contextmanager
+def within(limits: MaxMemory | None, base: Base, cache: Cache) -> Iterator[Base]:
+    """Yield the base, which is loaded within the limits of a recipe while the block lasts.
+
+    Args:
+        limits: the recipe's `model.max_memory`.
+        base: the base model.
+        cache: has the folder below which weights are offloaded; it is removed afterwards.
+    """
+    if limits is None:
+        yield base
+        return
+    memory: dict[str | int, int] = {"cpu": convert_file_size_to_int(limits.cpu)}
+    if limits.each_gpu is not None:
+        each = convert_file_size_to_int(limits.each_gpu)
+        memory |= dict.fromkeys(range(torch.cuda.device_count()), each)
+    with scratch_folder(cache.root / "offload") as folder:
+        yield replace(base, memory=memory, offload=folder)
+
+
+def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
     """Load a causal language model for inference.
 
-    With an accelerator, layers are placed on it as far as they fit (`device_map="auto"`).
+    With an accelerator, or within limits, layers are placed as far as they fit
+    (`device_map="auto"`).
 
     Raises:
         InputError: it cannot be loaded, or some of its weights are missing.
     """
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
     with quiet(), explained("model", folder):
-        loaded: Any = model_class(folder).from_pretrained(
-            folder, dtype=getattr(torch, dtype), output_loading_info=True, **placement
+        kind, settings = loader(folder, terms)
+        loaded: Any = kind.from_pretrained(
+            folder, dtype=getattr(torch, dtype), **(placement | settings)
         )
     model, info = loaded
     if info["missing_keys"]:  # transformers fills them with random numbers

@@ -43,7 +43,7 @@ def write_checkpoint(
     cuts, config = cuts_and_config(base, choice.plan, choice.shape)
     report = cut_checkpoint(base.model.path, folder, cuts, choice.maps, advance)
     write_json(folder / "config.json", config)
-    copy_companions(base.model.path, folder)
+    copy_companions(base.model.path, folder, code=base.carries_code)
     if choice.shape.ragged:
         shutil.copyfile(MODELING_FILE, folder / MODELING_FILE.name)
     return report
@@ -63,13 +63,13 @@ def cuts_and_config(
     relabel = architecture.attention.relabel if shape.relabel else None
     if relabel is not None and not shape.ragged:
         other = relabelled(architecture)
-        config = pruned_config(folder, other, sizes, plan)
+        config = pruned_config(folder, other, sizes, plan, code=base.carries_code)
         if not can_have_heads(architecture, sizes, stored_sizes(other, sizes, plan).heads):
             config = relabelled_config(config, relabel, base.config)
         return tensor_cuts(other, sizes, plan), config
     cuts = tensor_cuts(architecture, sizes, plan, ragged=shape.ragged)
     if not shape.ragged:
-        return cuts, pruned_config(folder, architecture, sizes, plan)
+        return cuts, pruned_config(folder, architecture, sizes, plan, code=base.carries_code)
     shapes = {name: tensor.shape for name, tensor in base.tensors.items()}
     config = read_json(folder / "config.json")
     return cuts, ragged_config(config, architecture, sizes, plan, cuts, shapes)

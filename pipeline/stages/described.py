@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig
 
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.architectures.registry import check_described, describe, dimensions
 from pipeline.evaluation.quiet import quiet
+from pipeline.sources.explained import explained
 from pipeline.sources.models import ModelDescription, ResolvedModel
+from pipeline.sources.remote_code import empty_model
 from pipeline.stages.base import open_base
 
 
@@ -40,19 +43,24 @@ def described(model: ModelDescription) -> Described:
     """
     if model.folder is None:
         check_described(model.config.get("model_type", "unknown"), where=model.name)
-        with quiet():
+        with quiet(), explained("config", Path(model.name)):
             config = AutoConfig.for_model(**model.config)
         architecture = describe(config, where=model.name)
         return Described(config, architecture, dimensions(config, architecture, model.name), None)
-    base = open_base(ResolvedModel(model.folder, model.name, {}, "", None))
+    code: Literal["", "run"] = "run" if model.runs_code else ""
+    base = open_base(ResolvedModel(model.folder, model.name, {}, "", None, code))
     return Described(base.config, base.architecture, base.dimensions, base.tokenizer)
 
 
-def parameter_counts(config: dict[str, Any]) -> dict[str, int]:
-    """Parameters of a model by name, counted on one without weights; tied ones count once."""
+def parameter_counts(config: dict[str, Any], model: ModelDescription) -> dict[str, int]:
+    """Parameters by name, counted on a model without weights; tied ones count once.
+
+    Args:
+        config: the config to count by.
+        model: the model whose config it was, whose code may be run if the recipe says so.
+    """
+    code = model.folder if model.runs_code else None
     with quiet(), torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            AutoConfig.for_model(**config)
-        )
-    model.tie_weights()
-    return {name: parameter.numel() for name, parameter in model.named_parameters()}
+        empty = empty_model(config, code)
+    empty.tie_weights()
+    return {name: parameter.numel() for name, parameter in empty.named_parameters()}

@@ -80,6 +80,7 @@ def evaluate_and_judge(
                 seed=recipe.seed,
                 cache=cache,
                 progress=progress,
+                terms=base.terms,
             )
     verdict = judge(
         recipe.gates,

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pipeline.architectures.registry import output_modules
 from pipeline.cache import Cache, digest_of, read_json, write_json
 from pipeline.errors import BrokenError
+from pipeline.evaluation.loading import code_key
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.scoring.collection import CapturePoints, Collector, collect
@@ -106,6 +107,7 @@ class Measurer:
             "format": FORMAT,
             "weights": self.base.model.weights_sha256,
             "config": self.base.settings["config.json"],  # positions and norms, say
+            **code_key(self.base.terms),
             "tokens": _token_digest(self.sequences[side]),
             "dtype": self.recipe.model.dtype,
             "skip_positions": scoring.skip_positions,
@@ -120,7 +122,8 @@ class Measurer:
 
     def _run(self, side: str, folder: Path, masking: Masking | None) -> None:
         if self._model is None:
-            self._model = load_model(self.base.model.path, self.recipe.model.dtype)
+            dtype = self.recipe.model.dtype
+            self._model = load_model(self.base.model.path, dtype, self.base.terms)
         collector = self._collector(self._model, side)
         ids = self.sequences[side]
         decoder = self._model.get_decoder()  # type: ignore[operator]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.architectures.registry import layer_module
+from pipeline.placement import replaced_parameter
 from pipeline.selection.plan import Indices, Plan
 from pipeline.surgery.compensation import CompensationMap
 from pipeline.surgery.projections import Projection, projections
@@ -56,10 +58,9 @@ def _mask_module(
     """Zero inputs of a module that is one output projection, and compensate it."""
     if removed:
         stack.callback(module.register_forward_pre_hook(_zero(removed)).remove)
-    if projection.key in maps:
-        weight = _parameter(module, "weight")
-        replaced = _compensated(weight.data, projection.axis, maps[projection.key])
-        stack.enter_context(_in_place_of(weight, replaced))
+    if (own := maps.get(projection.key)) is not None:
+        change = partial(_compensated, axis=projection.axis, compensation=own)
+        stack.enter_context(replaced_parameter(module, "weight", change))
 
 
 def _mask_experts(
@@ -76,14 +77,18 @@ def _mask_experts(
     routed = block.experts
     assert routed is not None
     if len(kept.ffn) < plan.ffn:
-        weight = _parameter(layer_module(model, architecture, layer, block.output), routed.output)
-        replaced = weight.data.clone()
-        for matrix, each in zip(replaced, of_experts, strict=True):
-            if each.key in maps:
-                matrix.copy_(_compensated(matrix, block.output_axis, maps[each.key]))
-            _, removed = each.units_of(plan, layer, 0)
-            matrix.movedim(block.output_axis, 1)[:, list(removed)] = 0.0
-        stack.enter_context(_in_place_of(weight, replaced))
+
+        def change(weight: Tensor) -> Tensor:
+            replaced = weight.clone()
+            for matrix, each in zip(replaced, of_experts, strict=True):
+                if each.key in maps:
+                    matrix.copy_(_compensated(matrix, block.output_axis, maps[each.key]))
+                _, removed = each.units_of(plan, layer, 0)
+                matrix.movedim(block.output_axis, 1)[:, list(removed)] = 0.0
+            return replaced
+
+        module = layer_module(model, architecture, layer, block.output)
+        stack.enter_context(replaced_parameter(module, routed.output, change))
     if len(kept.experts) < plan.experts:
         router = layer_module(model, architecture, layer, routed.router)
         stack.enter_context(_routed_to(router, kept.experts))
@@ -99,12 +104,6 @@ def _zero(removed: Indices) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[T
     return hook
 
 
-def _parameter(module: nn.Module, name: str) -> nn.Parameter:
-    parameter = getattr(module, name)
-    assert isinstance(parameter, nn.Parameter)
-    return parameter
-
-
 def _compensated(weight: Tensor, axis: int, compensation: CompensationMap) -> Tensor:
     """A projection at full width whose kept inputs stand in for the removed ones."""
     replaced = weight.clone()
@@ -114,26 +113,28 @@ def _compensated(weight: Tensor, axis: int, compensation: CompensationMap) -> Te
 
 
 @contextmanager
-def _in_place_of(parameter: nn.Parameter, replaced: Tensor) -> Iterator[None]:
-    original = parameter.data
-    parameter.data = replaced
+def _routed_to(router: nn.Module, kept: Indices) -> Iterator[None]:
+    """Let a router choose among some experts alone; it still calls them by their old numbers.
+
+    What is replaced is what runs once the router's own weights are in place, offloaded or not.
+    """
+    own: Any = router
+    name = "_old_forward" if hasattr(router, "_old_forward") else "forward"
+    inner, shadowed = getattr(own, name), name in vars(router)
+    numbers = torch.tensor(kept)
+
+    def among_kept(*arguments: Any, **settings: Any) -> tuple[Any, ...]:
+        with ExitStack() as stack:
+            for parameter in router.parameters(recurse=False):
+                stack.callback(setattr, parameter, "data", parameter.data)
+                parameter.data = parameter.data[list(kept)]
+            *others, chosen = inner(*arguments, **settings)
+        return (*others, numbers.to(chosen.device)[chosen])
+
+    setattr(own, name, among_kept)
     try:
         yield
     finally:
-        parameter.data = original
-
-
-@contextmanager
-def _routed_to(router: nn.Module, kept: Indices) -> Iterator[None]:
-    """Let a router choose among some experts alone; it still calls them by their old numbers."""
-    numbers = torch.tensor(kept)
-
-    def renumber(_module: nn.Module, _inputs: Any, outputs: tuple[Tensor, ...]) -> Any:
-        *others, chosen = outputs
-        return (*others, numbers.to(chosen.device)[chosen])
-
-    with ExitStack() as stack:
-        for parameter in router.parameters(recurse=False):
-            stack.enter_context(_in_place_of(parameter, parameter.data[list(kept)]))
-        stack.callback(router.register_forward_hook(renumber).remove)
-        yield
+        delattr(own, name)
+        if shadowed:
+            setattr(own, name, inner)

@@ -119,7 +119,7 @@ def test_gated_model(
 def test_model_without_safetensors(
     hub: LoopbackHub, model_folder: Path, tmp_path: Path, cache: Cache, quiet: Progress
 ) -> None:
-    (model_folder / "model.safetensors").rename(model_folder / "pytorch_model.bin")
+    (model_folder / "model.safetensors").rename(model_folder / "tf_model.h5")
     hub.folders["models/org/tiny"] = model_folder
     with pytest.raises(InputError, match="no safetensors"):
         describe_model(model(), tmp_path, cache)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from pipeline.cache import Cache
 from pipeline.errors import InputError
@@ -159,6 +160,24 @@ def _shard_outside(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def _index(**changed: str) -> Any:
+    """Move the weights into two files with an index; then change the index."""
+
+    def change(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        (folder / "model.safetensors").unlink()
+        names = sorted(tensors)
+        places = {name: f"model-{1 + (name == names[-1])}.safetensors" for name in names}
+        for file in set(places.values()):
+            held = {name: tensors[name] for name in names if places[name] == file}
+            save_file(held, folder / file, {"format": "pt"})
+        places |= {key.replace("__", "."): file for key, file in changed.items()}
+        kept = {name: file for name, file in places.items() if file}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": kept}))
+
+    return change
+
+
 def _several_without_index(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     shutil.copy(folder / "model-1.safetensors", folder / "model-2.safetensors")
@@ -178,6 +197,12 @@ def _write(name: str, text: str) -> Any:
         (_write("model.safetensors", ""), "damaged or cut short"),
         (_shard_missing, "model-2.safetensors"),
         (_shard_outside, "outside the folder: '../model.safetensors'"),
+        (_index(x="model-1.safetensors"), "names x in .*, and the tensor is in no file"),
+        (
+            _index(model__embed_tokens__weight="model-2.safetensors"),
+            "names model.embed_tokens.weight in model-2.safetensors, and .* is in model-1.safe",
+        ),
+        (_index(model__embed_tokens__weight=""), "does not name model.embed_tokens.weight"),
         (_several_without_index, "no model.safetensors.index.json"),
         (_write("model.safetensors.index.json", "{}"), "no weight_map"),
         (_remove("config.json"), "no config.json"),
@@ -196,6 +221,11 @@ def test_broken_folders(
     assert str(model_folder) in error.value.where
     with pytest.raises(InputError, match=message):
         describe_model(at("tiny"), model_folder.parent, cache)
+
+
+def test_a_right_index(resolve: Any, model_folder: Path) -> None:
+    _index()(model_folder)
+    assert resolve("tiny").path == model_folder
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ def check_contents(
     config: dict[str, Any],
     weights: frozenset[str],
     code: Collection[Path] = (),
+    *,
+    carries_code: bool = False,
 ) -> list[Finding]:
     """Compare all that a loader reads beside the weights with what the base gives.
 
@@ -81,10 +83,11 @@ def check_contents(
         config: the `config.json` that the base and the plan give.
         weights: names of the files that hold the weights, their index included.
         code: our own modeling files, to which the release's must be equal.
+        carries_code: it must have a copy of the base's own code too.
     """
     found = _check_config(folder / "config.json", config)
     own = {path.name: path for path in code}
-    expected = {name: base / name for name in companions(base)} | own
+    expected = {name: base / name for name in companions(base, code=carries_code)} | own
     for name, ours in sorted(expected.items()):
         path, whose = folder / name, "this program's" if name in own else "the base's"
         if not path.is_file():
