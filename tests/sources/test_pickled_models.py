@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,7 @@ def test_parts_and_shards(resolve: Resolve, pickled: Path, tmp_path: Path) -> No
         for name, tensor in load_file(file).items():
             assert weight_map[name] == file.name
             assert torch.equal(tensor, whole[name])
+    shutil.copy(pickled / "config.json", small)
     AutoModelForCausalLM.from_pretrained(small)
 
 
