@@ -12,7 +12,7 @@ import pytest
 import torch
 from command import Result, Unlearn
 from safetensors.torch import load_file
-from sources.test_quantised_models import make_fp8
+from sources.test_quantised_models import make_fp8, pack_experts
 from tiny_models import make_model
 from tiny_recipe import write_recipe
 
@@ -340,3 +340,18 @@ def test_an_fp8_base_is_dequantised_cut_and_verified(
         found = unlearn("verify", release, *extra, "--json")
         assert (found.code, said(found)["verdict"]) == (0, "VERIFIED")
     assert unlearn("validate", release, "--recipe", recipe, *fields, "--quiet").code == 0
+
+
+def test_an_mxfp4_mixture_is_dequantised_cut_and_verified(unlearn: Unlearn, tmp_path: Path) -> None:
+    """As gpt-oss is published: experts in blocks of 32 four-bit numbers."""
+    base = make_model(tmp_path / "oss", "gpt_oss", dtype=torch.bfloat16, hidden_size=64)
+    pack_experts(base)
+    recipe = write_recipe(tmp_path / "recipe", base, gates=[])
+    fields = ("--set", "model.dequantise=true", "--set", "select.experts.fraction=0.25")
+    assert_refused(unlearn("run", recipe), "the model is quantised (mxfp4)", "model.dequantise")
+    assert unlearn("run", recipe, *fields, "--set", "model.dtype=bfloat16", "--quiet").code == 0
+    release = Path("out/tiny")
+    assert read_json(release / "config.json")["num_local_experts"] == 3
+    assert not [name for name in load_file(release / WEIGHTS) if name.endswith("_scales")]
+    found = unlearn("verify", release, "--base", base, "--json")
+    assert (found.code, said(found)["verdict"]) == (0, "VERIFIED")

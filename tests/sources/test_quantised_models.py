@@ -134,6 +134,11 @@ def make_mxfp4(folder: Path) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
+    return pack_experts(folder)
+
+
+def pack_experts(folder: Path) -> Any:
+    """Put random packed experts in the place of a gpt-oss's own."""
     tensors = load_file(folder / WEIGHTS)
     for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
         experts, inputs, outputs = tensors.pop(name).shape
