@@ -11,7 +11,8 @@ from pipeline.architectures.registry import as_stored, describe
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
 from pipeline.evaluation.loading import load_tokenizer
-from pipeline.export.gguf.file import Checkpoint, WeightType, write_gguf
+from pipeline.export.gguf.checkpoint import Checkpoint
+from pipeline.export.gguf.file import WeightType, write_gguf
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest

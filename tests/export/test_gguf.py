@@ -18,7 +18,8 @@ from transformers import AutoTokenizer, LlamaTokenizer
 
 from pipeline.errors import BrokenError, InputError
 from pipeline.export.gguf import families, llama_cpp
-from pipeline.export.gguf.file import Checkpoint, WeightType, write_gguf
+from pipeline.export.gguf.checkpoint import Checkpoint
+from pipeline.export.gguf.file import WeightType, write_gguf
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
 from pipeline.stages.base import Base
 
@@ -49,6 +50,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bloom": TIED,
     "falcon_groups": TIED,
     "falcon_one_key": TIED,
+    "mixtral": {},
+    "qwen2_moe": {},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "olmoe": {},
 }
 
 
@@ -76,7 +81,10 @@ def test_llama_cpp_runs_a_cut_checkpoint_of_every_family(
     whole = tiny_base(family, **CONFIGS[family])
     known = families.FAMILIES[whole.config.model_type]
     groups = 2 if known.free_heads else 0
-    plan = random_plan(whole.dimensions, 1, ffn=32, groups=groups)
+    mixture = whole.dimensions.experts > 0
+    plan = random_plan(
+        whole.dimensions, 1, ffn=16 if mixture else 32, groups=groups, experts=3 if mixture else 0
+    )
     cut(whole, tmp_path / "cut", plan)
     base = base_of(tmp_path / "cut")
     write(base, tmp_path / "cut.gguf")

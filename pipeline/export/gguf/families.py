@@ -79,6 +79,18 @@ FAMILIES: dict[str, GgufFamily] = {
     "gemma3_text": GgufFamily(
         MODEL_ARCH.GEMMA3, free_heads=True, norm_offset=1.0, windows=6, keys=WINDOW, requires=GEMMA
     ),
+    "mixtral": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
+    "qwen2_moe": GgufFamily(
+        MODEL_ARCH.QWEN2MOE, requires=SILU | {"norm_topk_prob": (False,), "qkv_bias": (True,)}
+    ),
+    "qwen3_moe": GgufFamily(
+        MODEL_ARCH.QWEN3MOE,
+        free_heads=True,
+        requires=SILU | {"norm_topk_prob": (True,), "attention_bias": (False,)},
+    ),
+    "olmoe": GgufFamily(
+        MODEL_ARCH.OLMOE, requires=SILU | {"norm_topk_prob": (False,), "clip_qkv": (None,)}
+    ),
     "smollm3": GgufFamily(
         MODEL_ARCH.SMOLLM3,
         free_heads=True,

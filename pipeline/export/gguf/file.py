@@ -3,36 +3,29 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from gguf import (
-    GGML_QUANT_SIZES,
     MODEL_ARCH,
     MODEL_ARCH_NAMES,
     GGMLQuantizationType,
     GGUFWriter,
     LlamaFileType,
     RopeScalingType,
-    get_tensor_name_map,
 )
-from gguf.quants import quantize
 from numpy.typing import NDArray
-from torch import Tensor
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from pipeline.architectures.description import Architecture, Dimensions
-from pipeline.architectures.layouts import queries_keys_values
-from pipeline.errors import BrokenError, InputError
+from pipeline.errors import InputError
+from pipeline.export.gguf.checkpoint import Checkpoint, gguf_architecture
 from pipeline.export.gguf.families import FAMILIES, GgufFamily
+from pipeline.export.gguf.tensors import bytes_of, encoded, gguf_tensors
 from pipeline.export.gguf.tokenizer import add_tokenizer
-from pipeline.surgery.coordinates import relaid
 from pipeline.surgery.cut import check_room
-from pipeline.surgery.safetensors_stream import StoredTensor
 
 WeightType = Literal["F32", "F16", "BF16", "Q8_0"]
 FILE_TYPES = {
@@ -41,52 +34,9 @@ FILE_TYPES = {
     "BF16": LlamaFileType.MOSTLY_BF16,
     "Q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
-LARGEST_F16 = 65504.0
 # Config attributes; OLMo and BLOOM have no such attribute, and this in their code or training.
 LAYER_NORM_EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 DEFAULTS = {"layer_norm_epsilon": 1e-5, "context_length": 2048}
-SUFFIXES = (".weight", ".bias")
-QUERIES, KEYS = ".self_attn.q_proj.", ".self_attn.k_proj."
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A described checkpoint folder.
-
-    Attributes:
-        folder: where it is.
-        config: its config as transformers reads it.
-        architecture: the description of its family.
-        layers: sizes of each layer; of a ragged checkpoint they differ.
-        tensors: its stored tensors.
-        tokenizer: its tokenizer as transformers loads it.
-    """
-
-    folder: Path
-    config: Any
-    architecture: Architecture
-    layers: tuple[Dimensions, ...]
-    tensors: list[StoredTensor]
-    tokenizer: Any
-
-    @property
-    def sizes(self) -> Dimensions:
-        """What all layers have in common, and of the rest what the first has."""
-        return self.layers[0]
-
-    @property
-    def ragged(self) -> bool:
-        """Whether layers differ."""
-        return len(set(self.layers)) > 1
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    name: str
-    stored: StoredTensor
-    shape: tuple[int, ...]
-    kind: GGMLQuantizationType
-    change: Callable[[Tensor], Tensor]
 
 
 def write_gguf(
@@ -118,9 +68,9 @@ def write_gguf(
         BrokenError: a weight does not fit into F16.
     """
     family = _family(checkpoint)
-    tensors = list(_tensors(checkpoint, family, GGMLQuantizationType[weight_type]))
+    tensors = list(gguf_tensors(checkpoint, family, GGMLQuantizationType[weight_type]))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    writer = GGUFWriter(None, MODEL_ARCH_NAMES[_architecture(checkpoint, family)])
+    writer = GGUFWriter(None, MODEL_ARCH_NAMES[gguf_architecture(checkpoint, family)])
     for key, value in about.items():
         writer.add_string(key, value)
     writer.add_file_type(FILE_TYPES[weight_type])
@@ -134,9 +84,9 @@ def write_gguf(
         writer.add_tensor_info("rope_freqs.weight", factors.shape, factors.dtype, factors.nbytes)
     for tensor in tensors:
         writer.add_tensor_info(
-            tensor.name, tensor.shape, np.dtype(np.float32), _bytes(tensor), tensor.kind
+            tensor.name, tensor.shape, np.dtype(np.float32), bytes_of(tensor), tensor.kind
         )
-    check_room(path.absolute().parent, sum(_bytes(tensor) for tensor in tensors))
+    check_room(path.absolute().parent, sum(bytes_of(tensor) for tensor in tensors))
     try:
         writer.write_header_to_file(part)
         writer.write_kv_data_to_file()
@@ -144,8 +94,8 @@ def write_gguf(
         if factors is not None:
             writer.write_tensor_data(factors)
         for tensor in tensors:
-            writer.write_tensor_data(_encoded(tensor))
-            advance(tensor.stored.size)
+            writer.write_tensor_data(encoded(tensor))
+            advance(tensor.size)
         writer.close()
         part.replace(path)
     finally:
@@ -202,6 +152,13 @@ def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -
     writer.add_feed_forward_length(_by_layer(checkpoint, "ffn"))
     writer.add_head_count(_by_layer(checkpoint, "heads"))
     writer.add_head_count_kv(_by_layer(checkpoint, "kv_heads"))
+    if sizes.experts:
+        writer.add_expert_count(sizes.experts)
+        writer.add_expert_used_count(sizes.chosen)
+        if family.architecture != MODEL_ARCH.LLAMA:
+            writer.add_expert_feed_forward_length(sizes.ffn)
+    if sizes.shared:
+        writer.add_expert_shared_feed_forward_length(sizes.shared)
     writer.add_key_length(sizes.head_dim)
     writer.add_value_length(sizes.head_dim)
     writer.add_vocab_size(config.vocab_size)
@@ -215,10 +172,6 @@ def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -
         if getattr(config, key, None) is not None:
             getattr(writer, method)(getattr(config, key))
     _add_rotary(writer, checkpoint)
-
-
-def _architecture(checkpoint: Checkpoint, family: GgufFamily) -> MODEL_ARCH:
-    return family.ragged if checkpoint.ragged and family.ragged else family.architecture
 
 
 def _by_layer(checkpoint: Checkpoint, size: str) -> int | list[int]:
@@ -282,91 +235,3 @@ def _rotary_factors(checkpoint: Checkpoint) -> NDArray[np.float32] | None:
     powers = torch.arange(0, width, 2, dtype=torch.float32) / width
     factors: NDArray[np.float32] = (rotary["rope_theta"] ** -powers / stretched).numpy()
     return factors
-
-
-def _tensors(
-    checkpoint: Checkpoint, family: GgufFamily, wanted: GGMLQuantizationType
-) -> Iterator[_Tensor]:
-    names = get_tensor_name_map(_architecture(checkpoint, family), checkpoint.sizes.layers)
-    architecture = checkpoint.architecture
-    root = architecture.prefix.removesuffix(architecture.stored_prefix or architecture.prefix)
-    for stored in checkpoint.tensors:
-        if stored.name == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
-            continue
-        full = stored.name if stored.name.startswith("lm_head.") else root + stored.name
-        name = names.get_name(full, SUFFIXES)
-        name = name or names.get_name(full.removeprefix("transformer."), SUFFIXES)
-        if name is None:
-            raise InputError(
-                f"llama.cpp has no place for the tensor {stored.name!r}",
-                where=str(stored.file),
-            )
-        change = _change(checkpoint, family, full)
-        shape = tuple(change(torch.empty(stored.shape, device="meta")).shape)
-        yield _Tensor(name, stored, shape, _kind(shape, wanted), change)
-
-
-def _kind(shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
-    if len(shape) == 1:
-        return GGMLQuantizationType.F32
-    if shape[-1] % GGML_QUANT_SIZES[wanted][0]:
-        return GGMLQuantizationType.F16
-    return wanted
-
-
-def _bytes(tensor: _Tensor) -> int:
-    block, size = GGML_QUANT_SIZES[tensor.kind]
-    return int(np.prod(tensor.shape)) // block * size
-
-
-def _change(checkpoint: Checkpoint, family: GgufFamily, name: str) -> Callable[[Tensor], Tensor]:
-    """How llama.cpp wants a tensor, given by its module's name."""
-    architecture = checkpoint.architecture
-    sizes = next(
-        (
-            each
-            for layer, each in enumerate(checkpoint.layers)
-            if name.startswith(architecture.module(layer, ""))
-        ),
-        checkpoint.sizes,
-    )
-    layout = None
-    for cut in architecture.attention.inputs:
-        if name.endswith(cut.tensor) and "query_key_value" in cut.tensor:
-            layout = list(relaid(cut.layout, queries_keys_values, sizes))
-
-    def change(tensor: Tensor) -> Tensor:
-        if family.conv1d and tensor.ndim == 2 and ".h." in name:
-            tensor = tensor.T
-        if family.norm_offset and "norm" in name and name.endswith(".weight"):
-            tensor = tensor.float() + family.norm_offset
-        if family.pairs and QUERIES in name:
-            tensor = _in_pairs(tensor, sizes.heads)
-        if family.pairs and KEYS in name:
-            tensor = _in_pairs(tensor, sizes.kv_heads)
-        if layout is not None:
-            tensor = tensor[layout]
-        return tensor
-
-    return change
-
-
-def _in_pairs(tensor: Tensor, heads: int) -> Tensor:
-    """Rows of each head, so that what rotates together stands side by side."""
-    halves = tensor.unflatten(0, (heads, 2, -1))
-    pairs: Tensor = halves.transpose(1, 2).flatten(0, 2)
-    return pairs
-
-
-def _encoded(tensor: _Tensor) -> NDArray[Any]:
-    values = tensor.change(tensor.stored.read()).float().contiguous()
-    if tensor.kind == GGMLQuantizationType.F16 and values.abs().max() > LARGEST_F16:
-        raise BrokenError(
-            f"{tensor.name} holds values beyond {LARGEST_F16:g}, the largest of F16",
-            where=str(tensor.stored.file),
-            remedy="choose --type BF16 or F32",
-        )
-    if tensor.kind == GGMLQuantizationType.F32:
-        return values.numpy()
-    encoded: NDArray[Any] = quantize(values.numpy(), tensor.kind)
-    return encoded
