@@ -232,7 +232,7 @@ cli.main()
     )
     assert done.returncode == 130
     assert "unlearn: interrupted" in done.stderr
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 # ── the other verbs ──────────────────────────────────────────────────────────────────────────────
