@@ -25,13 +25,13 @@ help: ## List the targets.
 setup: $(STAMP) ## Make .venv, or refresh it when the lock has changed.
 
 unlearn: $(STAMP) ## Run a recipe: RECIPE=no-code [SET="select.ffn.fraction=0.2 seed=1"] [ARGS=--quiet] [OUT=out].
-	@$(BIN)/unlearn run $(RECIPE) --out $(OUT) $(foreach override,$(SET),--set '$(override)') $(ARGS)
+	@$(BIN)/unlearn run '$(RECIPE)' --out '$(OUT)' $(foreach override,$(SET),--set '$(override)') $(ARGS)
 
 verify: $(STAMP) ## Check a release against its base: CHECKPOINT=out/no-code [ARGS="--base org/model@commit"].
-	@$(BIN)/unlearn verify $(CHECKPOINT) $(ARGS)
+	@$(BIN)/unlearn verify '$(CHECKPOINT)' $(ARGS)
 
 validate: $(STAMP) ## Verify, evaluate and judge a release: CHECKPOINT=out/no-code [ARGS="--junit report.xml"].
-	@$(BIN)/unlearn validate $(CHECKPOINT) $(ARGS)
+	@$(BIN)/unlearn validate '$(CHECKPOINT)' $(ARGS)
 
 test: $(STAMP) ## Run the tests: [ARGS="-k recipe"].
 	@$(BIN)/python -m pytest $(ARGS)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import BrokenError, InputError, UnlearnError
-
-try:
-    import fcntl
-except ImportError:  # no such locks on this system: abandoned folders stay
-    fcntl = None  # type: ignore[assignment]
+from pipeline.locks import lock, unlock
 
 HASH_CHUNK_BYTES = 1 << 22
 TEMPORARY = ".unlearn-new-"  # in the names of folders that are being filled
@@ -91,9 +88,9 @@ def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         clear_abandoned(target.parent)
-        temporary, lock = _temporary(target)
+        temporary, held = _temporary(target)
     except OSError as error:
-        raise _unwritable(error, target) from error
+        raise unwritable(error, target) from error
     try:
         yield temporary
         _sync(temporary)
@@ -102,14 +99,14 @@ def new_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
                 _replace(temporary, target)
         except OSError as error:
             if replace or not target.exists():  # else another process was there first
-                raise _unwritable(error, target) from error
+                raise unwritable(error, target) from error
     except Exception as error:  # each library has its own for a full disk
         if isinstance(error, UnlearnError) or not is_full(error):
             raise
         raise disk_full(str(target)) from error
     finally:
         _remove(temporary)
-        _unlock(lock)
+        unlock(held)
 
 
 @contextmanager
@@ -141,21 +138,44 @@ def clear_abandoned(parent: Path) -> None:
     earlier output that was put aside and not yet replaced is put back.
     """
     for path in [*parent.glob(f".*{ASIDE}*"), *parent.glob(f".*{TEMPORARY}*")]:
-        lock = _lock(path, wait=False)
-        if lock is None:
+        try:
+            held = lock(path, wait=False)
+        except BlockingIOError:
+            continue
+        if held is None:
             continue
         name, aside, _ = path.name[1:].rpartition(ASIDE)
         if aside and not path.with_name(name).exists():
             path.rename(path.with_name(name))
         else:
             _remove(path)
-        _unlock(lock)
+        unlock(held)
 
 
 def digest_of(value: Any) -> str:
     """SHA-256 (hex) of a JSON-able value, independent of key order."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def check_permission(path: Path) -> None:
+    """Refuse a file or folder that is there and may not be read, by its name.
+
+    Some libraries call such a file damaged, and pathlib such a folder empty.
+
+    Raises:
+        PermissionError: it may not be read, or a folder above it may not be entered.
+    """
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            os.listdir(path)
+        elif stat.S_ISREG(mode):  # a pipe must not be opened twice
+            path.open("rb").close()
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # it is not there: whoever reads it says so
+        return
 
 
 def digest_of_file(path: Path) -> str:
@@ -213,11 +233,11 @@ def _temporary(target: Path) -> tuple[Path, int | None]:
     """Make and lock a temporary folder beside `target`."""
     while True:
         path = Path(tempfile.mkdtemp(prefix=f".{target.name}{TEMPORARY}", dir=target.parent))
-        lock = _lock(path, wait=True)
+        held = lock(path, wait=True)
         if path.is_dir():  # another process may have taken it for abandoned before it was locked
             path.chmod(0o755)  # mkdtemp makes it private; what is published should be readable
-            return path, lock
-        _unlock(lock)
+            return path, held
+        unlock(held)
 
 
 def _replace(temporary: Path, target: Path) -> None:
@@ -225,7 +245,7 @@ def _replace(temporary: Path, target: Path) -> None:
         temporary.rename(target)
         return
     old = target.with_name(f".{target.name}{ASIDE}{os.getpid()}")
-    lock = _lock(target, wait=True)
+    held = lock(target, wait=True)
     try:
         target.rename(old)
         try:
@@ -236,7 +256,7 @@ def _replace(temporary: Path, target: Path) -> None:
             raise
         _remove(old)
     finally:
-        _unlock(lock)
+        unlock(held)
 
 
 def _remove(folder: Path) -> None:
@@ -247,27 +267,6 @@ def _remove(folder: Path) -> None:
             if path.is_dir() and not path.is_symlink():
                 path.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(folder: Path, *, wait: bool) -> int | None:
-    """Lock a folder until the process ends; None where that is not possible."""
-    if fcntl is None:
-        return None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return None  # not a folder of ours, or gone
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _unlock(lock: int | None) -> None:
-    if lock is not None:
-        os.close(lock)
 
 
 def _sync(folder: Path) -> None:
@@ -297,7 +296,8 @@ def disk_full(where: str) -> BrokenError:
     )
 
 
-def _unwritable(error: OSError, target: Path) -> UnlearnError:
+def unwritable(error: OSError, target: Path) -> UnlearnError:
+    """The error for the reader that stands for a place in which nothing can be made."""
     if is_full(error):
         return disk_full(str(target))
     return InputError(

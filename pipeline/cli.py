@@ -87,7 +87,7 @@ def run(
 
     loaded = load_recipe(recipe, set_ or ())
     cache, progress = Cache(cache_dir), Progress(style_of(json_, quiet))
-    target = out / loaded.recipe.name
+    target = out.expanduser() / loaded.recipe.name
     publish_it = publishing_of(loaded, yes, cache, progress)
     outcome = Run(loaded, cache, progress).execute(target, force)
     if json_:
@@ -410,6 +410,8 @@ def _report(error: BaseException) -> int:
         what, remedy, code = "interrupted", "the same command continues", EXIT_INTERRUPTED
         for number in _signals():  # Python would give them back their defaults while it exits
             signal.signal(number, signal.SIG_IGN)
+    elif isinstance(error, PermissionError) and isinstance(error.filename, str | Path):
+        what, where, remedy, code = *_forbidden(error), EXIT_USAGE
     elif callable(getattr(error, "format_message", None)):  # the command line's own errors
         code = EXIT_USAGE
         what, where, remedy = _usage(error)
@@ -425,6 +427,12 @@ def _report(error: BaseException) -> int:
         shown = UnlearnError(what, where=where, remedy=remedy)
         print(f"{newline}unlearn: {shown}", file=sys.stderr)
     return code
+
+
+def _forbidden(error: PermissionError) -> tuple[str, str, str]:
+    what = f"this cannot be read, entered or written to ({error.strerror})"
+    remedy = "change its permissions or those of the folders above it, or name another place"
+    return what, str(error.filename), remedy
 
 
 def _usage(error: Any) -> tuple[str, str, str]:

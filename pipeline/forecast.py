@@ -11,6 +11,7 @@ import torch
 
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.cache import Cache
+from pipeline.evaluation.next_token import documents_of
 from pipeline.evaluation.tasks import check_tasks
 from pipeline.export.checkpoint import changed_sizes, relabelled_config
 from pipeline.progress import Progress
@@ -18,8 +19,9 @@ from pipeline.recipe import Gate, Recipe, Side, next_token_task
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens
 from pipeline.sources.models import describe_model
-from pipeline.sources.packing import pack_side
+from pipeline.sources.packing import held_out_rows, pack_side
 from pipeline.stages.described import described, parameter_counts
+from pipeline.stages.measure import compensated_kinds
 from pipeline.stages.preflight import (
     CONTEXT,
     check_chat_template,
@@ -30,6 +32,7 @@ from pipeline.stages.preflight import (
 )
 from pipeline.surgery.coordinates import can_have_heads
 
+FLOAT32_BYTES = 4
 SIDES: tuple[Side, ...] = ("forget", "retain")
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
@@ -56,15 +59,16 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     checks = check_tasks(recipe.evaluate, folders)
     check_gates(recipe, {check.task: check.metrics for check in checks})
     tasks: list[dict[str, Any]] = [
-        {"task": c.task, "side": c.side, "documents": c.documents, "tokens": c.tokens}
+        {
+            "task": c.task,
+            "side": c.side,
+            "documents": c.documents,
+            "at_most": False,
+            "tokens": c.tokens,
+        }
         for c in checks
     ]
-    held_out = {item.corpus.name: len(item.held_out) for item in corpora}
-    for side, corpus in recipe.corpora:
-        if corpus.use != "scored":
-            name, tokens = next_token_task(corpus.name), recipe.evaluate.next_token_tokens
-            documents = held_out[corpus.name]
-            tasks.append({"task": name, "side": side, "documents": documents, "tokens": tokens})
+    tasks += _next_token_tasks(recipe, corpora, known.tokenizer)
     kept = kept_sizes(recipe, architecture, sizes)
     check_context(recipe, getattr(known.config, CONTEXT, None), model.name)
     check_relabel(recipe, architecture, known.config)
@@ -100,8 +104,9 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         "publish": recipe.publish.model_dump(mode="json") if recipe.publish else None,
         "warnings": list(_warnings(recipe, tasks)),
         "minutes": _minutes(recipe, parameters, sum(task["tokens"] for task in tasks)),
-        "output_bytes": output,
-        "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready),
+        "output_bytes": output + _maps_bytes(recipe, sizes, kept),
+        "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready)
+        + (output if recipe.control is not None else 0),
     }
 
 
@@ -113,16 +118,41 @@ def _scored_tokens(recipe: Recipe, corpora: Corpora, tokenizer: Any | None) -> d
     return {name: ids.numel() for packed in sides for name, ids in packed.items()}
 
 
+def _next_token_tasks(
+    recipe: Recipe, corpora: Corpora, tokenizer: Any | None
+) -> Iterator[dict[str, Any]]:
+    """Yield the next-token tasks, with as many documents as they would ask.
+
+    Without a tokenizer nobody knows where the tokens are used up: all held-out documents are named.
+    """
+    wanted = recipe.evaluate.next_token_tokens
+    for item in corpora:
+        if item.corpus.use == "scored":
+            continue
+        documents = len(item.held_out)
+        if tokenizer is not None:
+            texts = [row["text"] for row, _ in held_out_rows(item, tokenizer, wanted)]
+            documents = len(documents_of(texts, tokenizer, wanted))
+        yield {
+            "task": next_token_task(item.corpus.name),
+            "side": item.side,
+            "documents": documents,
+            "at_most": tokenizer is None,
+            "tokens": wanted,
+        }
+
+
 def _warnings(recipe: Recipe, tasks: list[dict[str, Any]]) -> Iterator[str]:
     """Yield why gates could not be decided, as far as that is known before a run."""
-    documents = {task["task"]: task["documents"] for task in tasks}
+    named = {task["task"]: task for task in tasks}
     least = recipe.statistics.min_documents
     for gate in recipe.gates:
         for name in filter(None, (gate.task, gate.more_than)):
-            if (have := documents.get(name)) is not None and have < least:
+            if (task := named.get(name)) is not None and task["documents"] < least:
+                at_most = "at most " if task["at_most"] else ""
                 yield (
-                    f"{name} has at most {have} documents: its gate will be INCONCLUSIVE, since "
-                    f"statistics.min_documents is {least}"
+                    f"{name} has {at_most}{task['documents']} documents: its gate will be "
+                    f"INCONCLUSIVE, since statistics.min_documents is {least}"
                 )
 
 
@@ -175,11 +205,30 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
     return lines
 
 
+def _widths(recipe: Recipe, sizes: Dimensions, experts: int) -> list[int]:
+    """Inputs of each output projection of a layer that is compensated."""
+    kinds, widths = compensated_kinds(recipe), []
+    if "ffn" in kinds:
+        widths += [sizes.ffn] * max(experts, 1) + [sizes.shared] * bool(sizes.shared)
+    if "attention" in kinds:
+        widths.append(sizes.heads * sizes.head_dim)
+    return widths
+
+
 def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool) -> int:
-    squares = sum(len(block) ** 2 for block in sizes.blocks)
-    moments = 4 * sizes.layers * squares * recipe.select.steps
+    """Second moments in float32, of every step, and the base if it has to be made."""
+    each = sum(width**2 for width in _widths(recipe, sizes, sizes.experts))
     base = 0 if ready else parameters * BYTES[recipe.model.dtype]
-    return base + (moments if recipe.compensate.enabled else 0)
+    return base + FLOAT32_BYTES * sizes.layers * each * recipe.select.steps
+
+
+def _maps_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
+    """Compensation maps in float32 beside the checkpoint, removed × kept entries each."""
+    if not recipe.compensate.publish_maps:
+        return 0
+    before, after = (_widths(recipe, each, kept.experts) for each in (sizes, kept))
+    each = sum((was - left) * left for was, left in zip(before, after, strict=True))
+    return FLOAT32_BYTES * sizes.layers * each
 
 
 def _minutes(recipe: Recipe, parameters: int, evaluated_tokens: int) -> tuple[float, float]:

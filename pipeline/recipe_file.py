@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from pipeline.cache import digest_of
+from pipeline.cache import check_permission, digest_of
 from pipeline.errors import InputError
 from pipeline.recipe import PathSource, Recipe
 from pipeline.recipe_errors import Places, explain
@@ -74,6 +74,7 @@ def load_recipe(
 
     Raises:
         InputError: there is no such recipe, or it is wrong; lists every error with its line.
+        PermissionError: it may not be read.
     """
     path = _find(name_or_path, folder)
     document = _read(path)
@@ -119,6 +120,7 @@ def shipped_recipes_folder() -> Path:
 
 def _find(name_or_path: str, folder: Path | None) -> Path:
     given = Path(name_or_path).expanduser()
+    check_permission(given)
     if given.suffix in SUFFIXES and given.is_file():
         return given.resolve()
     available = _available(folder)

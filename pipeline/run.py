@@ -26,7 +26,7 @@ from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.cut import write_checkpoint
 from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
-from pipeline.stages.output import check_inputs, check_target, finished
+from pipeline.stages.output import check_inputs, check_target, claimed, finished
 from pipeline.stages.preflight import preflight
 from pipeline.stages.shapes import cost_lines
 from pipeline.stages.texts import Texts, prepare
@@ -70,7 +70,11 @@ class Run:
             UnlearnError: something is wrong; `target` is as it was.
         """
         check_target(target, self.recipe.name, force)
-        check_inputs(target, self.loaded.local_paths())
+        check_inputs(target, self.loaded.local_paths(), self.cache.root)
+        with claimed(target):
+            return self._execute(target, force)
+
+    def _execute(self, target: Path, force: bool) -> Outcome:
         with self.progress.stage("Base model"):
             resolved = resolve_model(
                 self.recipe.model, self.loaded.folder, self.cache, self.progress

@@ -26,6 +26,7 @@ from tiny_recipe import write_recipe
 
 from pipeline import cli
 from pipeline.cache import read_json
+from pipeline.stages.output import claimed
 
 WEIGHTS = "model.safetensors"
 
@@ -433,6 +434,27 @@ def test_places_that_cannot_hold_an_output_or_a_cache(unlearn: Unlearn, recipe: 
     assert Path("file").read_text() == "mine"
 
 
+def test_places_that_cannot_be_used_are_found_before_anything_is_loaded(
+    unlearn: Unlearn, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.run.resolve_model", pytest.fail)
+    # Root may write to /proc, and still nothing can be made there.
+    assert_refused(unlearn("run", recipe, "--out", "/proc"), "/proc/tiny", "cannot be written to")
+    for place in ("o/tiny", "o/tiny/cache"):
+        result = unlearn("run", recipe, "--out", "o", "--cache-dir", place)
+        assert_refused(result, "o/tiny", "the cache", "replaces as a whole", "--cache-dir")
+    assert not Path("o").exists()
+
+
+def test_two_runs_do_not_make_one_output(unlearn: Unlearn, recipe: Path) -> None:
+    with claimed(Path("out/tiny")):
+        assert_refused(unlearn("run", recipe), "out/tiny: another run is making this output")
+        assert unlearn("run", recipe, "--out", "other").code == 0
+    assert not Path("out").exists()
+    assert unlearn("run", recipe).code == 0
+    assert os.listdir("out") == ["tiny"]
+
+
 def test_a_manifest_that_is_not_ours_is_a_foreign_folder(unlearn: Unlearn, recipe: Path) -> None:
     Path("out/tiny").mkdir(parents=True)
     for content in ("{", "[]", '{"format": 1, "name": "tiny"}'):
@@ -556,7 +578,7 @@ def test_an_interrupted_command_continues(unlearn: Unlearn, recipe: Path, tmp_pa
     # Nobody can clear up after SIGKILL but the next run.
     killed = stopped(recipe, cache, "pipeline.evaluation.run.write_result", signal.SIGKILL)
     assert killed == (-signal.SIGKILL, "")
-    assert len(leftovers(cache, tmp_path / "out")) == 2
+    assert len(leftovers(cache, tmp_path / "out")) == 3
     twice = (signal.SIGINT, signal.SIGINT)
     code, err = stopped(recipe, cache, "pipeline.evaluation.run.write_result", *twice)
     assert (code, err) == (130, "\nunlearn: interrupted\n  → the same command continues\n")

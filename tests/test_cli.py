@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from command import Unlearn
 from tiny_recipe import write_recipe
 
+import pipeline.forecast
 import pipeline.run
 from pipeline import __version__
 from pipeline.cache import read_json
@@ -210,6 +212,7 @@ def test_a_termination_signal_leaves_nothing_and_the_command_continues(
 ) -> None:
     script = """
 import os, signal, sys
+import pipeline.forecast
 import pipeline.run
 from pipeline import cli
 def stop(*_, **__):
@@ -229,7 +232,7 @@ cli.main()
     )
     assert done.returncode == 130
     assert "unlearn: interrupted" in done.stderr
-    assert os.listdir(tmp_path / "out") == []
+    assert not (tmp_path / "out").exists()
 
 
 # ── the other verbs ──────────────────────────────────────────────────────────────────────────────
@@ -253,11 +256,28 @@ def test_check_says_what_would_happen_and_writes_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_check_forecasts_what_the_run_makes(unlearn: Unlearn, tmp_path: Path, recipe: Path) -> None:
-    overrides = ["--set", "select.attention.fraction=0.34"]
-    _, out, _ = unlearn("check", recipe, "--json", *overrides)
+ATTENTION = "select.attention.fraction=0.34"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "moments"),
+    [
+        ([ATTENTION], 64**2 + 48**2),
+        ([ATTENTION, "select.ffn.fraction=0"], 48**2),
+        ([], 64**2),
+        (["select.steps=2"], 2 * 64**2),
+        (["compensate.publish_maps=false"], 64**2),
+        (["compensate.enabled=false"], 0),
+    ],
+)
+def test_check_forecasts_what_the_run_makes(
+    unlearn: Unlearn, tmp_path: Path, recipe: Path, overrides: list[str], moments: int
+) -> None:
+    options = [part for one in overrides for part in ("--set", one)]
+    cache = tmp_path / "own-cache"
+    _, out, _ = unlearn("check", recipe, "--json", *options)
     (forecast,) = objects(out)
-    unlearn("run", recipe, "-q", *overrides)
+    unlearn("run", recipe, "-q", *options, "--cache-dir", cache)
     manifest = read_json(tmp_path / "out/tiny/pruning_manifest.json")
     assert forecast["model"]["parameters"] == manifest["base"]["parameters"]
     scored = {corpus["name"]: corpus["scored_tokens"] for corpus in forecast["corpora"]}
@@ -266,16 +286,45 @@ def test_check_forecasts_what_the_run_makes(unlearn: Unlearn, tmp_path: Path, re
     for line, kind in zip(forecast["units"], ("ffn", "query_heads", "kv_heads"), strict=True):
         gone = units[kind]["total"] - units[kind]["kept"]
         assert f"({gone} of {units[kind]['total']} removed" in line
-    weights = (tmp_path / "out/tiny/model.safetensors").stat().st_size
-    assert forecast["output_bytes"] == pytest.approx(weights, rel=0.05)
+    tensors = [*(tmp_path / "out/tiny").rglob("*.safetensors")]
+    assert forecast["output_bytes"] == pytest.approx(sizes(tensors), rel=0.03)
+    layers = sizes(cache.glob("scoring/*/layer_*.safetensors"))
+    assert forecast["cache_bytes"] == moments * 4 * 3
+    assert forecast["cache_bytes"] == pytest.approx(layers, rel=0.05)
+    asked = {task["task"]: task["documents"] for task in forecast["tasks"]}
+    evaluated = manifest["evaluation"]["pruned"]["tasks"]
+    assert asked == {name: result["n"] for name, result in evaluated.items()}
+
+
+def sizes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files)
 
 
 def test_check_says_what_will_not_come_out_as_asked(unlearn: Unlearn, recipe: Path) -> None:
-    options = ["--set", "select.ffn.fraction=0.3", "--set", "statistics.min_documents=100"]
-    code, out, _ = unlearn("check", recipe, *options)
+    code, out, _ = unlearn("check", recipe, "--set", "select.ffn.fraction=0.3")
     assert code == 0
     assert "25.0%); 30.0% asked, widths are multiples of 8" in out
-    assert re.search(r"next_token_prose has at most \d\d documents: its gate will be INCONCL", out)
+
+
+def test_check_counts_the_documents_that_the_evaluation_would_ask(
+    unlearn: Unlearn, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--set", "statistics.min_documents=15"]
+    (forecast,) = objects(unlearn("check", recipe, "--json").out)
+    held_out = {each["name"]: each["held_out_documents"] for each in forecast["corpora"]}
+    assert min(held_out.values()) > 15
+    _, out, _ = unlearn("check", recipe, *options)
+    assert re.search(r"next_token_prose has \d documents: its gate will be INCONCLUSIVE", out)
+    _, out, _ = unlearn("check", recipe, *options, "--set", "evaluate.next_token_tokens=100000")
+    assert "INCONCLUSIVE" not in out
+    made = pipeline.forecast.described
+    monkeypatch.setattr(  # as for a GGUF that is not yet converted
+        "pipeline.forecast.described", lambda model: replace(made(model), tokenizer=None)
+    )
+    _, out, _ = unlearn("check", recipe, "--set", "statistics.min_documents=100")
+    for name, documents in held_out.items():
+        assert re.search(rf"next_token_{name} .*at most {documents} ", out)
+    assert f"prose has at most {held_out['prose']} documents: its gate will be INCONCL" in out
 
 
 def test_a_run_says_that_it_replaces_an_earlier_output(unlearn: Unlearn, recipe: Path) -> None:

@@ -1,3 +1,4 @@
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -20,3 +21,17 @@ def test_wheel_holds_the_recipes_with_their_tasks_and_schema(tmp_path: Path) -> 
             assert f"pipeline/{path.relative_to(ROOT).as_posix()}" in packed
     assert "pipeline/py.typed" in packed
     assert not [name for name in packed if name.endswith(".pyc") or name.startswith("tests/")]
+
+
+def test_make_takes_paths_with_spaces() -> None:
+    def arguments(target: str, *variables: str) -> list[str]:
+        command = ["make", "--dry-run", "--no-print-directory", target, *variables]
+        done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+        return shlex.split(done.stdout.splitlines()[-1])[2:]
+
+    options = ("RECIPE=my recipe.yaml", "OUT=/tmp/a b", "SET=seed=1 select.steps=2")
+    expected = ["my recipe.yaml", "--out", "/tmp/a b", "--set", "seed=1", "--set", "select.steps=2"]
+    assert arguments("unlearn", *options) == expected
+    for target in ("verify", "validate"):
+        assert arguments(target, "CHECKPOINT=a b/c", "ARGS=-q") == ["a b/c", "-q"]
+        assert arguments(target, "OUT=a b") == ["a b/no-code"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,22 @@ def read_documents(path: Path, tokenizer: Any, tokens: int) -> list[Document]:
     Raises:
         InputError: the file cannot be read, a row has no text, or all texts are empty.
     """
+    documents = documents_of(_texts(path), tokenizer, tokens)
+    if not documents:
+        raise InputError("there is no held-out text in this file", where=str(path))
+    return documents
+
+
+def documents_of(texts: Iterable[str], tokenizer: Any, tokens: int) -> list[Document]:
+    """Return the documents that `read_documents` makes of these texts."""
+    pieces = filter(None, map(_cut, texts))
     documents: list[Document] = []
     count = 0
-    for text in sorted(_texts(path), key=lambda text: hashlib.sha256(text.encode()).digest()):
+    for text in sorted(pieces, key=lambda text: hashlib.sha256(text.encode()).digest()):
         if count >= tokens:
             break
         documents.append({"text": text})
         count += len(tokenizer(text, add_special_tokens=False)["input_ids"])
-    if not documents:
-        raise InputError("there is no held-out text in this file", where=str(path))
     return documents
 
 
@@ -89,9 +96,7 @@ def _texts(path: Path) -> list[str]:
     try:
         with path.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                text = _cut(_text(line, f"{path}:{number}"))
-                if text:
-                    texts.append(text)
+                texts.append(_text(line, f"{path}:{number}"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"held-out text cannot be read: {error}", where=str(path)) from error
     return texts

@@ -50,9 +50,15 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, or None if it has none that can be read."""
+    """The manifest of a folder, or None if it has none that can be read.
+
+    Raises:
+        PermissionError: it has one that this user may not read.
+    """
     try:
         content = read_json(folder / NAME)
+    except PermissionError:
+        raise
     except (OSError, ValueError):
         return None
     whole = isinstance(content, dict) and isinstance(content.get("files"), dict)

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.cache import check_permission
 from pipeline.surgery.compensation import CompensationMap
 
 NAME = "compensation/maps.safetensors"
@@ -27,7 +28,10 @@ def write_maps(folder: Path, maps: Mapping[str, CompensationMap]) -> None:
         path = folder / NAME
         path.parent.mkdir()
         tensors = {name: each.map_PS.contiguous() for name, each in sorted(maps.items())}
-        save_file(tensors, path, {"format": "pt"})
+        path.touch()
+        mode = path.stat().st_mode  # by the umask, as of all other files
+        save_file(tensors, path, {"format": "pt"})  # makes a new one that only its owner may read
+        path.chmod(mode)
 
 
 class StoredMaps:
@@ -35,10 +39,12 @@ class StoredMaps:
 
     Raises:
         SafetensorError: the file is damaged.
+        PermissionError: it may not be read.
     """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / NAME
+        check_permission(self._path)
         with safe_open(self._path, framework="pt") as opened:
             self.names = frozenset(opened.keys())
 
@@ -54,5 +60,6 @@ def stored_maps(folder: Path) -> StoredMaps | None:
 
     Raises:
         SafetensorError: the file is damaged.
+        PermissionError: it may not be read.
     """
     return StoredMaps(folder) if (folder / NAME).is_file() else None

@@ -138,7 +138,8 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
     for column in ("task", "side", "documents", "tokens, at most"):
         tasks.add_column(column, justify="left" if column in ("task", "side") else "right")
     for task in forecast["tasks"]:
-        documents = f"{task['documents']:,}" if task["documents"] else "–"
+        at_most = "at most " if task["at_most"] else ""
+        documents = f"{at_most}{task['documents']:,}" if task["documents"] else "–"
         tasks.add_row(escape(task["task"]), task["side"], documents, f"{task['tokens']:,}")
     console.print(tasks)
     for gate in forecast["gates"]:

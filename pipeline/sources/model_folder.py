@@ -8,7 +8,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.cache import digest_of, digest_of_file, read_json
+from pipeline.cache import check_permission, digest_of, digest_of_file, read_json
 from pipeline.errors import InputError
 
 INDEX = "model.safetensors.index.json"
@@ -79,8 +79,10 @@ def read_config(folder: Path, where: str) -> dict[str, Any]:
 
     Raises:
         InputError: there is none, or it is not a JSON object that names a model type.
+        PermissionError: it may not be read.
     """
     path = folder / "config.json"
+    check_permission(folder)
     if not path.is_file():
         raise InputError(
             "there is no config.json in it, so it is not a Hugging Face model folder",
@@ -234,6 +236,7 @@ def _no_weights(folder: Path, where: str) -> InputError:
 
 
 def _check_safetensors(path: Path) -> None:
+    check_permission(path)
     try:
         with safe_open(path, framework="pt") as tensors:  # checks the header against the size
             empty = not tensors.keys()

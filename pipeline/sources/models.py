@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import transformers
 
-from pipeline.cache import Cache, digest_of_file, read_json, write_json
+from pipeline.cache import Cache, check_permission, digest_of_file, read_json, write_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
 from pipeline.recipe import HubSource, Model, PackageSource, PathSource
@@ -212,6 +212,7 @@ def _locate(source: PathSource | PackageSource, folder: Path) -> tuple[Path, dic
     else:
         place = folder / Path(source.path).expanduser()
         origin = {"kind": "folder", "path": source.path}
+    check_permission(place)
     if not place.exists():
         raise InputError(
             "there is no such model folder or file",

@@ -146,14 +146,23 @@ def write_jsonl(path: Path, item: CorpusDocuments, tokenizer: Any, tokens: int) 
     """
     written = 0
     with path.open("w", encoding="utf-8") as stream:
-        for document in item.held_out:
-            text, count = _beginning(document.text, tokenizer)
-            row = {"text": text, "source": item.corpus.name, "digest": document.digest}
+        for row, count in held_out_rows(item, tokenizer, tokens):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += count
-            if written >= tokens:
-                break
     return written
+
+
+def held_out_rows(
+    item: CorpusDocuments, tokenizer: Any, tokens: int
+) -> Iterator[tuple[dict[str, str], int]]:
+    """Yield the rows that `write_jsonl` writes, and the tokens of each."""
+    written = 0
+    for document in item.held_out:
+        text, count = _beginning(document.text, tokenizer)
+        yield {"text": text, "source": item.corpus.name, "digest": document.digest}, count
+        written += count
+        if written >= tokens:
+            return
 
 
 def _beginning(text: str, tokenizer: Any) -> tuple[str, int]:

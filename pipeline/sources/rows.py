@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.cache import check_permission
 from pipeline.errors import InputError
 from pipeline.sources.packages import expand_braces
 
@@ -33,12 +35,14 @@ def find_files(pattern: str, folder: Path) -> list[Path]:
 
     Raises:
         InputError: nothing is there.
+        PermissionError: a folder may not be entered, so that some of its files would be left out.
     """
     found: set[Path] = set()
     for one in expand_braces(pattern):
         path = folder / Path(one).expanduser()
+        check_permission(path)
         if path.is_dir():
-            found |= {file for file in path.rglob("*") if not _hidden(file, path)}
+            found |= {file for file in _files_in(path) if not _hidden(file, path)}
         elif path.exists():
             found.add(path)
         else:
@@ -61,8 +65,10 @@ def read_rows(path: Path) -> Iterator[Row]:
 
     Raises:
         InputError: the file is empty, binary or not what its suffix says.
+        PermissionError: it may not be read.
     """
     try:
+        check_permission(path)
         if path.stat().st_size == 0:
             raise InputError("the file is empty", where=str(path), remedy=LEAVE_OUT)
         match [suffix.lower() for suffix in path.suffixes]:
@@ -85,8 +91,18 @@ def read_rows(path: Path) -> Iterator[Row]:
                         remedy=LEAVE_OUT,
                     )
                 yield {"text": text, "file": path.name}
+    except PermissionError:
+        raise
     except OSError as error:
         raise InputError(f"the file cannot be read ({error})", where=str(path)) from error
+
+
+def _files_in(folder: Path) -> Iterator[Path]:
+    def refused(error: OSError) -> None:
+        raise error
+
+    for place, _, names in os.walk(folder, onerror=refused):
+        yield from (Path(place, name) for name in names)
 
 
 def _text(path: Path) -> str:

@@ -47,6 +47,15 @@ class Measurement:
     coverage: dict[str, str]
 
 
+def compensated_kinds(recipe: Recipe) -> frozenset[str]:
+    """Unit kinds that a recipe cuts and compensates."""
+    if not recipe.compensate.enabled:
+        return frozenset()
+    select = recipe.select
+    fractions = {"ffn": select.ffn.fraction, "attention": select.attention.fraction}
+    return frozenset(kind for kind, fraction in fractions.items() if fraction)
+
+
 class Measurer:
     """Measures a base model on fixed sequences; loads it only if something is not cached."""
 
@@ -63,11 +72,7 @@ class Measurer:
     @property
     def moment_kinds(self) -> frozenset[str]:
         """Unit kinds whose retain second moments this recipe needs."""
-        if not self.recipe.compensate.enabled:
-            return frozenset()
-        select = self.recipe.select
-        fractions = {"ffn": select.ffn.fraction, "attention": select.attention.fraction}
-        return frozenset(kind for kind, fraction in fractions.items() if fraction)
+        return compensated_kinds(self.recipe)
 
     @property
     def ranks_heads(self) -> bool:

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import digest_of_file
+from pipeline.cache import TEMPORARY, digest_of_file, unwritable
 from pipeline.errors import InputError
 from pipeline.export.manifest import read_manifest
+from pipeline.locks import lock, still_there, unlock
 from pipeline.release.checks.files import OUTSIDE
+
+CLAIM_ATTEMPTS = 10
+CLAIM_SECONDS = 0.05  # between them: whoever clears a folder away has it locked for a moment
 
 
 def check_target(target: Path, recipe_name: str, force: bool) -> None:
-    """Refuse early what could not be written, or should not be overwritten.
+    """Refuse early what should not be overwritten.
 
     Raises:
-        InputError: the folder holds something else, or cannot be written to.
+        InputError: it is a file, or a folder that holds something else.
     """
     if target.exists() and not target.is_dir():
         raise InputError(
@@ -31,12 +36,6 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
             "this is a file, so no folder can be made in it",
             where=str(parent),
             remedy="choose another place with --out",
-        )
-    if not os.access(parent, os.W_OK | os.X_OK):
-        raise InputError(
-            "this place cannot be written to",
-            where=str(parent),
-            remedy="choose another place with --out, or change its permissions",
         )
     if force or not target.exists() or not any(target.iterdir()):
         return
@@ -63,13 +62,19 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
         )
 
 
-def check_inputs(target: Path, inputs: Iterable[Path]) -> None:
+def check_inputs(target: Path, inputs: Iterable[Path], cache: Path) -> None:
     """Refuse an output folder that holds something which the run itself reads.
 
     Raises:
-        InputError: it does; replacing it would destroy the input.
+        InputError: it does; replacing it would destroy an input, or the cache of finished stages.
     """
     place = target.resolve()
+    if cache.resolve().is_relative_to(place):
+        raise InputError(
+            f"the cache {cache} is in this folder, which the run replaces as a whole",
+            where=str(target),
+            remedy="choose another place with --cache-dir or --out",
+        )
     for path in inputs:
         if path.resolve().is_relative_to(place):
             raise InputError(
@@ -77,6 +82,58 @@ def check_inputs(target: Path, inputs: Iterable[Path]) -> None:
                 where=str(target),
                 remedy="choose another place with --out, or rename the recipe",
             )
+
+
+@contextmanager
+def claimed(target: Path) -> Iterator[None]:
+    """Hold the place of an output folder, so that no other run makes the same one meanwhile.
+
+    The lock is a folder beside it. It is made now, with those above it that are missing, so that a
+    place where nothing can be made is found out before hours of work. A killed process locks
+    nothing any more, and what it left is taken over, or cleared away by `new_folder`.
+
+    Raises:
+        InputError: another run holds the place, or nothing can be made there.
+        BrokenError: the disk is full.
+    """
+    real = target.resolve() if target.is_symlink() else target.absolute()
+    place = real.with_name(f".{real.name}{TEMPORARY}run")
+    missing = [folder for folder in real.parents if not folder.exists()]
+    try:
+        held = _claim(place, target)
+    except OSError as error:
+        raise unwritable(error, target) from error
+    try:
+        yield
+    finally:
+        _remove_empty([place, *missing])
+        unlock(held)
+
+
+def _claim(place: Path, target: Path) -> int | None:
+    for _ in range(CLAIM_ATTEMPTS):
+        place.mkdir(parents=True, exist_ok=True)
+        try:
+            held = lock(place, wait=False)
+        except BlockingIOError:
+            time.sleep(CLAIM_SECONDS)
+            continue
+        if place.is_dir() if held is None else still_there(place, held):
+            return held
+        unlock(held)
+    raise InputError(
+        "another run is making this output right now",
+        where=str(target),
+        remedy="wait for it, or choose another place with --out",
+    )
+
+
+def _remove_empty(folders: Iterable[Path]) -> None:
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:  # the output is in it, or something that others have put there
+            return
 
 
 def finished(target: Path, run_key: str) -> dict[str, Any] | None:

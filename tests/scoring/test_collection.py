@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.architectures.registry import output_modules
 from pipeline.scoring.collection import CapturePoints, Collector, collect
 from pipeline.scoring.importance import head_importance, unit_importance
-from pipeline.scoring.statistics import SUMS, Statistics, load_second_moments
+from pipeline.scoring.statistics import SUMS, Statistics, UnitSums, load_second_moments
 from pipeline.stages.base import Base
 from pipeline.surgery.compensation import compensation_map
 
@@ -76,17 +76,50 @@ def test_sums_are_those_of_a_naive_computation(tiny_base: TinyBase, family: str,
     assert statistics.tokens == 9 * (LENGTH - skip)
     inputs = activations(base, model, ids)
     for kind in KINDS:
-        sums = getattr(statistics, kind)
         for layer, x_NSU in enumerate(inputs[kind]):
-            x_TU = x_NSU[:, skip:].flatten(0, 1)
-            close(sums.total_LU[layer], x_TU.sum(0), atol=1e-5 * float(x_TU.abs().sum(0).max()))
-            close(sums.absolute_LU[layer], x_TU.abs().sum(0))
-            close(sums.squared_LU[layer], x_TU.square().sum(0))
-            assert torch.equal(sums.positive_LU[layer], (x_TU > 0).double().sum(0))
+            check_sums(getattr(statistics, kind), layer, x_NSU[:, skip:].flatten(0, 1))
     for layer, x_NSU in enumerate(inputs["attention"]):
-        x_TGD = x_NSU[:, skip:].flatten(0, 1).unflatten(1, (3, -1))
-        products = torch.einsum("tgd,tge->gde", x_TGD, x_TGD)
-        close(statistics.groups_LGDD[layer], products, atol=1e-5 * float(products.abs().max()))
+        check_groups(statistics, layer, x_NSU[:, skip:].flatten(0, 1))
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_no_block_of_a_batch_is_left_out(skip: int) -> None:
+    """Batches that must be split along both axes, with a remainder along each."""
+    ffn, attention = 8, 6
+    generator = torch.Generator().manual_seed(0)
+    projections = [nn.Linear(width, 1, bias=False) for width in (ffn, attention)]
+    collector = Collector(
+        CapturePoints(projections[:1], projections[1:], 3),
+        (ffn, attention),
+        skip_positions=skip,
+        heads=True,
+    )
+    seen: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+    with collector.attached(), torch.inference_mode():
+        for sequences, length in ((3, 700), (40, 24)):
+            for kind, projection in zip(KINDS, projections, strict=True):
+                x_BSU = torch.randn(sequences, length, projection.in_features, generator=generator)
+                projection(x_BSU)
+                seen[kind].append(x_BSU[:, skip:].flatten(0, 1).double())
+            collector.count(sequences, length)
+    statistics = collector.statistics
+    assert statistics.tokens == 3 * (700 - skip) + 40 * (24 - skip)
+    for kind in KINDS:
+        check_sums(getattr(statistics, kind), 0, torch.cat(seen[kind]))
+    check_groups(statistics, 0, torch.cat(seen["attention"]))
+
+
+def check_sums(sums: UnitSums, layer: int, x_TU: Tensor) -> None:
+    close(sums.total_LU[layer], x_TU.sum(0), atol=1e-5 * float(x_TU.abs().sum(0).max()))
+    close(sums.absolute_LU[layer], x_TU.abs().sum(0))
+    close(sums.squared_LU[layer], x_TU.square().sum(0))
+    assert torch.equal(sums.positive_LU[layer], (x_TU > 0).double().sum(0))
+
+
+def check_groups(statistics: Statistics, layer: int, x_TU: Tensor) -> None:
+    x_TGD = x_TU.unflatten(1, (3, -1))
+    products = torch.einsum("tgd,tge->gde", x_TGD, x_TGD)
+    close(statistics.groups_LGDD[layer], products, atol=1e-5 * float(products.abs().max()))
 
 
 def close(actual: Tensor, expected: Tensor, atol: float = 0.0) -> None:

@@ -9,7 +9,7 @@ import pytest
 from pipeline.cache import new_folder
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME, write_manifest
-from pipeline.stages.output import check_target, finished
+from pipeline.stages.output import check_target, claimed, finished
 
 
 @pytest.fixture
@@ -83,11 +83,40 @@ def test_places_that_cannot_hold_a_folder_are_refused(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "file")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_place_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "locked").mkdir(mode=0o555)
-    with pytest.raises(InputError, match="cannot be written to"):
-        check_target(tmp_path / "locked" / "out", "mine", force=False)
+def test_a_claim_leaves_nothing_but_the_output(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "out"
+    with claimed(target):
+        assert len(os.listdir(target.parent)) == 1
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(KeyboardInterrupt), claimed(target):
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+    with claimed(target), new_folder(target) as folder:
+        (folder / "a").write_text("1")
+    assert os.listdir(target.parent) == ["out"]
+
+
+def test_a_place_is_claimed_once_whatever_way_leads_there(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    with claimed(tmp_path / "out"), claimed(tmp_path / "other"):
+        for way in ("out", "link"):
+            with pytest.raises(InputError, match="another run"), claimed(tmp_path / way):
+                pass
+        with new_folder(tmp_path / "third"):  # it clears away what is abandoned
+            pass
+        with pytest.raises(InputError, match="another run"), claimed(tmp_path / "out"):
+            pass
+    with claimed(tmp_path / "out"):
+        pass
+
+
+def test_a_claim_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
+    with claimed(tmp_path / "out"):
+        (name,) = os.listdir(tmp_path)
+    (tmp_path / name).mkdir()
+    with claimed(tmp_path / "out"):
+        assert os.listdir(tmp_path) == [name]
+    assert os.listdir(tmp_path) == []
 
 
 def test_only_the_same_whole_run_is_finished(tmp_path: Path, earlier: Path) -> None:
