@@ -121,14 +121,14 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
     try:
         parent.mkdir(parents=True, exist_ok=True)
         clear_abandoned(parent)
-        folder, lock = _temporary(parent / "scratch")
+        folder, held = _temporary(parent / "scratch")
     except OSError as error:
-        raise _unwritable(error, parent) from error
+        raise unwritable(error, parent) from error
     try:
         yield folder
     finally:
         _remove(folder)
-        _unlock(lock)
+        unlock(held)
 
 
 def clear_abandoned(parent: Path) -> None:

@@ -269,7 +269,7 @@ def test_a_checkpoint_that_fails_its_proof_is_not_released(
     def tampered(base: Path, target: Path, cuts: Any, *rest: Any) -> Any:
         name = "model.layers.1.mlp.up_proj.weight"
         first_, second, *others = cuts[name].keep
-        wrong = type(cuts[name])(0, (second, first_, *others), cuts[name].total)
+        wrong = replace(cuts[name], entries=(second, first_, *others))
         return made(base, target, cuts | {name: wrong}, *rest)
 
     monkeypatch.setattr(pipeline.stages.cut, "cut_checkpoint", tampered)

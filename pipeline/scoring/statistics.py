@@ -128,8 +128,9 @@ class SecondMoments:
     def save(self, folder: Path) -> None:
         """Write one safetensors file a layer, so that compensation can load one at a time."""
         for layer, moments in enumerate(self.layers):
-            tensors = {**moments, "tokens": torch.tensor([self.tokens])}
-            save_file(tensors, folder / _layer_file(layer))
+            if moments:
+                tensors = {**moments, "tokens": torch.tensor([self.tokens])}
+                save_file(tensors, folder / _layer_file(layer))
 
 
 def load_second_moments(folder: Path, layer: int) -> dict[str, Tensor]:
