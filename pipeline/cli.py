@@ -105,6 +105,7 @@ def check(
     set_: SetOption = None,
     cache_dir: CacheOption = None,
     json_: JsonOption = False,
+    quiet: QuietOption = False,
 ) -> int:
     """Validate a recipe, resolve its sources, and print what would happen, without doing it."""
     from pipeline.cache import Cache
@@ -113,7 +114,7 @@ def check(
     from pipeline.release.show import show_forecast
 
     loaded = load_recipe(recipe, set_ or ())
-    result = forecast(loaded, Cache(cache_dir), Progress("json" if json_ else "quiet"))
+    result = forecast(loaded, Cache(cache_dir), Progress(_style(json_, quiet)))
     if json_:
         print_json(result)
     else:

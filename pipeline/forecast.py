@@ -48,15 +48,18 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         UnlearnError: whatever the run would have raised before it starts to compute.
     """
     recipe = loaded.recipe
-    model = describe_model(recipe.model, loaded.folder, cache)
-    known = described(model)
-    architecture, sizes = known.architecture, known.sizes
-    if known.tokenizer is not None:
-        check_chat_template(recipe, known.tokenizer, model.name)
-    corpora = load_corpora(recipe, loaded.folder, progress)
-    scored = _scored_tokens(recipe, corpora, known.tokenizer)
-    folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
-    checks = check_tasks(recipe.evaluate, folders)
+    with progress.stage("Base model"):
+        model = describe_model(recipe.model, loaded.folder, cache)
+        known = described(model)
+        architecture, sizes = known.architecture, known.sizes
+        if known.tokenizer is not None:
+            check_chat_template(recipe, known.tokenizer, model.name)
+    with progress.stage("Texts"):
+        corpora = load_corpora(recipe, loaded.folder, progress)
+        scored = _scored_tokens(recipe, corpora, known.tokenizer)
+    with progress.stage("Tasks and gates"):
+        folders = [loaded.folder / name for name in recipe.evaluate.task_folders]
+        checks = check_tasks(recipe.evaluate, folders)
     check_gates(recipe, {check.task: check.metrics for check in checks})
     tasks: list[dict[str, Any]] = [
         {

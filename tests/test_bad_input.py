@@ -49,7 +49,7 @@ def unlearn(unlearn: Unlearn) -> Unlearn:
     """Run the command quietly: what is on stderr is the error and nothing else."""
 
     def call(verb: str, *arguments: str | Path) -> Result:
-        quiet = ["--quiet"] if verb == "run" and "--json" not in arguments else []
+        quiet = ["--quiet"] if verb in ("run", "check") and "--json" not in arguments else []
         return unlearn(verb, *arguments, *quiet)
 
     return call

@@ -244,7 +244,14 @@ def test_check_says_what_would_happen_and_writes_nothing(
     monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "untouched"))
     before = sorted(tmp_path.rglob("*"))
     code, out, err = unlearn("check", recipe)
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert [line for line in err.splitlines() if line[0] == ">"] == [
+        "> Base model",
+        "> Texts",
+        "> Tasks and gates",
+    ]
+    assert unlearn("check", recipe, "--quiet").err == ""
+    assert "about 1 min on this machine" in out
     assert "FFN neurons: 64 → 48 in each of 3 layers (48 of 192 removed, 25.0%)" in out
     assert "next_token_prose loss drops at most 900.0% of itself" in out
     code, out, _ = unlearn("check", recipe, "--json")

@@ -150,10 +150,9 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
         console.print(f"Publish: {escape(to['to'])} ({seen}), {when}")
     for warning in forecast["warnings"]:
         console.print(f"[yellow]Warning[/]: {escape(warning)}", soft_wrap=True)
-    low, high = forecast["minutes"]
-    console.print(
-        f"Time:    about {low:.0f} to {high:.0f} minutes on this machine, if nothing is cached"
-    )
+    low, high = (round(minutes) for minutes in forecast["minutes"])
+    minutes = f"{low} to {high} minutes" if low < high else f"{high} min"
+    console.print(f"Time:    about {minutes} on this machine, if nothing is cached")
     console.print(
         f"Disk:    {forecast['output_bytes'] / 1e6:,.0f} MB for the output, "
         f"{forecast['cache_bytes'] / 1e6:,.0f} MB in the cache"
