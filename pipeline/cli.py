@@ -114,7 +114,7 @@ def check(
     from pipeline.release.show import show_forecast
 
     loaded = load_recipe(recipe, set_ or ())
-    result = forecast(loaded, Cache(cache_dir), Progress(_style(json_, quiet)))
+    result = forecast(loaded, Cache(cache_dir), Progress(style_of(json_, quiet)))
     if json_:
         print_json(result)
     else:
