@@ -35,6 +35,7 @@ VERDICT_CODES = {
     "UNJUDGED": EXIT_PASS,
     "FAIL": EXIT_GATES_FAILED,
     "INCONCLUSIVE": EXIT_INCONCLUSIVE,
+    "UNVERIFIED COMPENSATION": EXIT_UNVERIFIED,
 }
 VERIFICATION_CODES = {
     "VERIFIED": EXIT_PASS,
@@ -62,7 +63,12 @@ BaseOption = Annotated[
 ]
 OwnRecipeOption = Annotated[
     str | None,
-    typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
+    typer.Option(
+        help="Your own recipe; default: the one of the manifest's name that came with this tool."
+    ),
+]
+RecomputeOption = Annotated[
+    bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
 ]
 ManifestOption = Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")]
 PublicKeyOption = Annotated[
@@ -142,9 +148,7 @@ def verify(
     base: BaseOption = None,
     recipe: OwnRecipeOption = None,
     set_: SetOption = None,
-    recompute: Annotated[
-        bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
-    ] = False,
+    recompute: RecomputeOption = False,
     manifest_sha256: ManifestOption = None,
     public_key: PublicKeyOption = None,
     identity: IdentityOption = None,
@@ -190,6 +194,7 @@ def validate(
     base: BaseOption = None,
     recipe: OwnRecipeOption = None,
     set_: SetOption = None,
+    recompute: RecomputeOption = False,
     manifest_sha256: ManifestOption = None,
     public_key: PublicKeyOption = None,
     identity: IdentityOption = None,
@@ -235,7 +240,9 @@ def validate(
                 remedy="add --base-results-sha256",
             )
         use_stored(base_results, base_results_sha256, release.base.model.weights_sha256, cache)
-    validation = validate_release(release, trust=trust, cache=cache, progress=progress)
+    validation = validate_release(
+        release, recompute=recompute, trust=trust, cache=cache, progress=progress
+    )
     if store_base_results is not None and validation.judgement is not None:
         store(store_base_results, validation.judgement.evaluations["base"], cache)
         progress.say(f"Base results: sha256 {digest_of_file(store_base_results)}")

@@ -2,7 +2,8 @@
 
 The release gives at most the name of one of the validator's own recipes: tasks, texts, limits and
 gates are those of that recipe, and where the release's differ, that is said. A release that is not
-exactly its base minus its units is not evaluated at all.
+exactly its base minus its units is not evaluated at all. One whose compensated projections nothing
+here can check does not pass, unless the validator's recipe publishes no maps either.
 """
 
 from __future__ import annotations
@@ -36,7 +37,10 @@ class Validation:
         judgement: both evaluations and the gates; None if the release is not what it says.
         findings: figures of the release that were not measured on these weights.
         notes: where the release's recipe differs, and what could not be compared.
-        verdict: PASS, FAIL, INCONCLUSIVE or UNJUDGED.
+        unchecked: why nobody here can say what the compensated projections are; empty if somebody
+            can.
+        accepted: the validator's recipe publishes no maps, so that they are accepted unchecked.
+        verdict: PASS, FAIL, INCONCLUSIVE, UNVERIFIED COMPENSATION or UNJUDGED.
         seconds: time of the evaluation alone, and of everything.
     """
 
@@ -46,6 +50,8 @@ class Validation:
     judgement: Judgement | None
     findings: list[Finding]
     notes: list[str]
+    unchecked: str
+    accepted: bool
     verdict: str
     seconds: dict[str, float]
 
@@ -58,6 +64,8 @@ class Validation:
             "verification": self.verification.as_dict(),
             "evaluation": self.judgement.as_dict() if self.judgement else None,
             "findings": [finding._asdict() for finding in self.findings],
+            "unchecked": self.unchecked,
+            "accepted": self.accepted,
             "notes": self.notes,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
@@ -66,6 +74,7 @@ class Validation:
 def validate(
     release: Release,
     *,
+    recompute: bool = False,
     trust: Trust = NO_TRUST,
     cache: Cache,
     progress: Progress,
@@ -74,6 +83,7 @@ def validate(
 
     Args:
         release: the release, with the validator's base and recipe.
+        recompute: derive the compensation anew from the texts of the validator's recipe.
         trust: what the reader knows of the release from elsewhere.
         cache: the validator's own; finished tasks are found in it.
         progress: where to report.
@@ -92,7 +102,7 @@ def validate(
             where=str(loaded.path),
             remedy="name the recipe to judge by with --recipe",
         )
-    verification = verify(release, trust=trust, cache=cache, progress=progress)
+    verification = verify(release, recompute=recompute, trust=trust, cache=cache, progress=progress)
     theirs, ours = release.manifest.get("recipe"), loaded.recipe.model_dump(mode="json")
     notes = [f"recipe, {line}" for line in differences(theirs, ours)]
     findings: list[Finding] = []
@@ -120,6 +130,31 @@ def validate(
         findings += wrong
         notes += others
         verdict = "FAIL" if findings else judgement.verdict.decision
+    unchecked = _unchecked(verification)
+    compensate = loaded.recipe.compensate
+    accepted = bool(unchecked) and compensate.enabled and not compensate.publish_maps
+    if unchecked and not accepted and verdict in ("PASS", "UNJUDGED"):
+        verdict = "UNVERIFIED COMPENSATION"
     seconds = {"evaluation": evaluated, "total": time.monotonic() - started}
-    name, path = loaded.recipe.name, loaded.path
-    return Validation(name, path, verification, judgement, findings, notes, verdict, seconds)
+    return Validation(
+        loaded.recipe.name,
+        loaded.path,
+        verification,
+        judgement,
+        findings,
+        notes,
+        unchecked,
+        accepted,
+        verdict,
+        seconds,
+    )
+
+
+def _unchecked(verification: Verification) -> str:
+    if verification.decision != "UNVERIFIED COMPENSATION":
+        return ""
+    count = len(verification.tensors.unverified)
+    return (
+        f"{count} output projections could be anything: the release has no maps of their "
+        "compensation, and --recompute was not asked for"
+    )

@@ -27,7 +27,7 @@ from pipeline.export.maps import stored_maps
 from pipeline.export.ragged import MODELING_FILE
 from pipeline.progress import Progress
 from pipeline.recipe import Model
-from pipeline.recipe_file import LoadedRecipe, list_recipes, load_recipe
+from pipeline.recipe_file import LoadedRecipe, load_recipe, shipped_recipe
 from pipeline.release.checks.files import check_contents, check_hashes
 from pipeline.release.checks.findings import Finding
 from pipeline.release.checks.plan import check_claims, read_plan
@@ -144,8 +144,8 @@ def open_release(
     Args:
         checkpoint: folder or Hub id of the release.
         base_reference: the base, as `model_source` reads it; default: the recipe's model.
-        recipe: the reader's own recipe; default: the one of the name in the manifest, among the
-            recipes that can be run by name: never a file that comes with the release.
+        recipe: the reader's own recipe; default: the one of the name in the manifest among those
+            that came with this installation: never a file of the release or the working folder.
         overrides: overrides of the recipe.
         needs_recipe: a recipe is needed even if the base is given.
         cache: keeps converted bases and digests.
@@ -161,7 +161,7 @@ def open_release(
     with progress.stage("Base model"):
         own = None
         if needs_recipe or recipe is not None or base_reference is None:
-            own = load_recipe(recipe or _own_name(manifest, folder), overrides)
+            own = load_recipe(recipe or str(_shipped(manifest, folder)), overrides)
         base = _open(base_reference, own, manifest, cache, progress)
     return Release(folder, manifest, base, own, named_by_release=recipe is None)
 
@@ -253,15 +253,21 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _own_name(manifest: dict[str, Any], folder: Path) -> str:
+def _shipped(manifest: dict[str, Any], folder: Path) -> Path:
+    """The recipe of the release's name that came with this installation.
+
+    Whoever checks a release may stand in its folder: `recipes` there is the uploader's, code of
+    tasks included.
+    """
     name = str(manifest.get("name"))
-    if name not in [each.name for each in list_recipes()]:
+    if (path := shipped_recipe(name)) is None:
         raise InputError(
             f"you have no recipe {name!r}, which this release names",
             where=str(folder),
-            remedy="give your own copy of the recipe with --recipe, or the base with --base",
+            remedy="give your own copy of the recipe with --recipe, or the base with --base; "
+            "`recipes` in the working folder is not looked at",
         )
-    return name
+    return path
 
 
 def _open(

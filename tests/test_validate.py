@@ -15,12 +15,14 @@ from released import Change, Release, edit, edit_tensors, renew_manifest
 import pipeline.evaluation.run
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.maps import NAME as MAPS
 from pipeline.release.card import card_text
 
 Make = Callable[..., Release]
 PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
 FAILING = [{"task": "next_token_code", "metric": "loss", "drops_at_least": 9.0}]
 UP = "model.layers.1.mlp.up_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.mark.parametrize(
@@ -172,9 +174,36 @@ def test_a_release_without_figures_can_be_judged(release: Make) -> None:
     assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
 
 
-def test_a_release_cannot_choose_a_recipe_without_gates(release: Make, tmp_path: Path) -> None:
-    made = release(gates=[])
+@pytest.mark.parametrize("verb", ["verify", "validate"])
+def test_a_name_in_a_release_finds_nothing_in_the_working_folder(
+    release: Make, tmp_path: Path, verb: str
+) -> None:
+    """`git clone` of an uploader's repository brings `recipes/` and the code of its tasks."""
+    made = release(gates=PASSING)
     shutil.copytree(made.recipe.parent, tmp_path / "recipes")
+    assert made.unlearn("check", "tiny").code == 0  # what a person names by hand is found there
+    result = made.unlearn(verb, made.folder, "--quiet")
+    assert result.code == 2
+    assert "you have no recipe 'tiny'" in result.err and "--recipe" in result.err
+
+
+@pytest.mark.parametrize("verb", ["verify", "validate"])
+def test_a_recipe_in_the_working_folder_does_not_stand_for_a_shipped_one(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    made = release(gates=PASSING)
+    monkeypatch.setattr("pipeline.recipe_file.shipped_recipes_folder", lambda: made.recipe.parent)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/tiny.yaml").write_text("pwned: true\n")
+    result = made.unlearn(verb, made.folder, "--quiet")
+    assert result.code == 0, result
+
+
+def test_a_release_cannot_choose_a_recipe_without_gates(
+    release: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(gates=[])
+    monkeypatch.setattr("pipeline.recipe_file.shipped_recipes_folder", lambda: made.recipe.parent)
     edit(MANIFEST, lambda m: m.update(name=made.recipe.stem))(made.folder)
     result = made.check("validate")
     assert result.code == 2
@@ -182,11 +211,66 @@ def test_a_release_cannot_choose_a_recipe_without_gates(release: Make, tmp_path:
     assert "--recipe" in result.err
 
 
-def test_a_compensation_that_cannot_be_checked_is_said(release: Make) -> None:
+def remove_maps(folder: Path, factor: float = 1.01) -> None:
+    """What a forger does who wants other output projections: nothing is left to check them by."""
+    shutil.rmtree((folder / MAPS).parent)
+    edit_tensors(lambda tensors: tensors[DOWN].mul_(factor))(folder)
+    renew_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("gates", "expected"),
+    [
+        (PASSING, (5, "UNVERIFIED COMPENSATION")),
+        ([], (5, "UNVERIFIED COMPENSATION")),
+        (FAILING, (1, "FAIL")),
+    ],
+)
+def test_projections_that_nothing_checks_do_not_pass(
+    release: Make, tmp_path: Path, gates: list[Any], expected: tuple[int, str]
+) -> None:
+    made = release(gates=gates)
+    remove_maps(made.folder)
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    code, found = made.validate("--junit", junit, "--markdown", summary)
+    assert (code, found["verdict"]) == expected
+    assert found["accepted"] is False and "3 output projections could be" in found["unchecked"]
+    cases = ElementTree.parse(junit).getroot().findall("*/testcase[@classname='release']")
+    assert [len(case.findall("failure")) for case in cases] == [0, 1]
+    assert "**Not checked:** 3 output projections could be anything" in summary.read_text()
+
+
+def test_recomputing_settles_what_no_map_does(release: Make) -> None:
+    made = release(gates=PASSING)
+    honest = shutil.copytree(made.folder, made.folder.with_name("honest"))
+    remove_maps(made.folder, 2.0)
+    code, found = made.validate("--recompute")
+    assert (code, found["verdict"]) == (1, "FAIL")
+    assert DOWN in [finding["where"] for finding in found["verification"]["findings"]]
+    made.folder = honest
+    shutil.rmtree((honest / MAPS).parent)
+    renew_manifest(honest)
+    code, found = made.validate("--recompute")
+    assert (code, found["verdict"], found["unchecked"]) == (0, "PASS", "")
+
+
+def test_a_recipe_that_publishes_no_maps_accepts_none_and_says_so(
+    release: Make, tmp_path: Path
+) -> None:
     made = release("llama", "compensate.publish_maps=false", gates=PASSING)
-    code, found = made.validate("--set", "compensate.publish_maps=false")
-    assert (code, found["verdict"]) == (0, "PASS")
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    options = ["--junit", junit, "--markdown", summary]
+    own = ["--set", "compensate.publish_maps=false"]
+    code, found = made.validate(*own, *options)
+    assert (code, found["verdict"], found["accepted"]) == (0, "PASS", True)
     assert found["verification"]["verdict"] == "UNVERIFIED COMPENSATION"
+    assert "ACCEPTED UNCHECKED" in junit.read_text()
+    assert "**Accepted unchecked:** 3 output projections" in summary.read_text()
+    result = made.check("validate", "--recipe", made.recipe, *own)
+    assert "ACCEPTED UNCHECKED" in result.out and "checked by nothing" in result.out
+    for other in ([], [*own, "--set", "compensate.enabled=false"]):
+        code, found = made.validate(*other)
+        assert (code, found["verdict"], found["accepted"]) == (5, "UNVERIFIED COMPENSATION", False)
 
 
 @pytest.mark.parametrize(("gates", "failures"), [(PASSING, "0"), (FAILING, "1")])

@@ -28,6 +28,10 @@ def checks(validation: dict[str, Any]) -> Iterator[Check]:
     lines = _lines(verification["findings"])
     what = "\n".join([verification["sentence"], *lines])
     yield Check("release", "is what its manifest says", not different, what)
+    if unchecked := validation["unchecked"]:
+        accepted = validation["accepted"]
+        words = f"ACCEPTED UNCHECKED, as the recipe says: {unchecked}" if accepted else unchecked
+        yield Check("release", "compensation can be checked", accepted, words)
     evaluation = validation["evaluation"]
     if evaluation is None:
         yield Check("evaluation", "was run", False, "not run: the release is not what it says")
