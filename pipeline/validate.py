@@ -15,9 +15,17 @@ from typing import Any
 
 from pipeline.cache import Cache
 from pipeline.errors import InputError
+from pipeline.evaluation.completions import complete
 from pipeline.progress import Progress
-from pipeline.release.checks.claims import check_evaluation, check_one_voice, differences
+from pipeline.recipe import Evaluate
+from pipeline.release.checks.claims import (
+    check_evaluation,
+    check_one_voice,
+    check_prompts,
+    differences,
+)
 from pipeline.release.checks.findings import Finding
+from pipeline.release.checks.gate_claims import check_gates
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.judge import Judgement, evaluate_and_judge
 from pipeline.stages.measure import Measurer
@@ -113,10 +121,11 @@ def validate(
         with progress.stage("Tasks and gates"):
             preflight(release.base, loaded)
         began = time.monotonic()
+        digest = digest_of_weights(release.folder, str(release.folder))
         judgement = evaluate_and_judge(
             release.base,
             release.folder,
-            digest_of_weights(release.folder, str(release.folder)),
+            digest,
             texts,
             Measurer(release.base, loaded.recipe, texts.sequences, cache, progress),
             loaded,
@@ -124,11 +133,22 @@ def validate(
             progress,
         )
         evaluated = time.monotonic() - began
-        findings = check_one_voice(release.folder, release.manifest)
-        claimed = release.manifest.get("evaluation")
-        wrong, others = check_evaluation(claimed, judgement.evaluations)
-        findings += wrong
-        notes += others
+        claimed = release.manifest["evaluation"]  # it follows its schema: it would be DIFFERENT
+        for wrong, others in (
+            check_one_voice(release.folder, release.manifest),
+            check_evaluation(claimed, judgement.evaluations),
+            check_gates(
+                claimed,
+                theirs,
+                judgement.evaluations,
+                judgement.verdict,
+                loaded.recipe.statistics,
+            ),
+        ):
+            findings += wrong
+            notes += others
+        with progress.stage("Completions"):
+            notes += _check_prompts(release, digest, loaded.recipe.evaluate, cache)
         verdict = "FAIL" if findings else judgement.verdict.decision
     unchecked = _unchecked(verification)
     compensate = loaded.recipe.compensate
@@ -148,6 +168,21 @@ def validate(
         verdict,
         seconds,
     )
+
+
+def _check_prompts(
+    release: Release, pruned_sha256: str, settings: Evaluate, cache: Cache
+) -> list[str]:
+    """Complete the validator's own prompts: how many a release has is its uploader's choice."""
+    models = {
+        "before": (release.base.model.path, release.base.model.weights_sha256),
+        "after": (release.folder, pruned_sha256),
+    }
+    written = {
+        which: complete(folder, digest, settings.prompts, settings.dtype, cache)
+        for which, (folder, digest) in models.items()
+    }
+    return check_prompts(release.manifest["prompts"], settings.prompts, written)
 
 
 def _unchecked(verification: Verification) -> str:

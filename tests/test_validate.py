@@ -141,6 +141,135 @@ def test_results_of_other_items_are_counted(release: Make) -> None:
     assert "2 of 6 results of the release could be compared" in found["notes"]
 
 
+CODE = "next_token_code"
+
+
+def of_code(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda e: change(e["pruned"]["tasks"][CODE])
+
+
+def of_gate(**values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda e: e["gates"][0].update(values)
+
+
+def add_metric(task: dict[str, Any]) -> None:
+    task["metrics"]["acc"] = 0.0
+    task["higher_is_better"]["acc"] = True
+
+
+def say_more_in_words(evaluation: dict[str, Any]) -> None:
+    gate = evaluation["gates"][0]
+    gate["sentence"] = gate["sentence"].replace("loss", "loss of all that is evil")
+
+
+def shrink_in_words(evaluation: dict[str, Any]) -> None:
+    """Another limit in the words than in the gate."""
+    gate = evaluation["gates"][0]
+    gate["sentence"] = gate["sentence"].replace("at most 900 %", "at most 1 %")
+
+
+def add_gate(evaluation: dict[str, Any]) -> None:
+    """The same gate on the forget text, and passed."""
+    gate = evaluation["gates"][0]
+    evaluation["gates"].append({**gate, "task": CODE, "sentence": f"{CODE} loss rose 95 %"})
+
+
+INVENTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another side": (of_code(lambda t: t.update(side="retain")), "side of pruned"),
+    "more documents": (of_code(lambda t: t.update(n=5000)), "n of pruned"),
+    "more tokens": (of_code(lambda t: t.update(tokens=10**6)), "tokens of pruned"),
+    "a smaller error": (of_code(lambda t: t["stderr"].update(loss=1e-6)), "the error of loss"),
+    "no error": (of_code(lambda t: t["stderr"].update(loss=None)), "the error of loss"),
+    "an error more": (of_code(lambda t: t["stderr"].update(acc=0.1)), "which was not measured"),
+    "a metric more": (of_code(add_metric), "acc of pruned on next_token_code is 0, which was not"),
+    "worse is better": (
+        of_code(lambda t: t["higher_is_better"].update(loss=True)),
+        "higher_is_better of pruned",
+    ),
+    "another estimator": (of_code(lambda t: t["estimator"].update(loss="mean")), "estimator of"),
+    "a gate more": (add_gate, "its gates are not those of its recipe"),
+    "a gate less": (lambda e: e["gates"].clear(), "its gates are not those of its recipe"),
+    "an easier gate": (of_gate(drops_at_most=99.0), "its gates are not those of its recipe"),
+    "another level": (lambda e: e.update(level_of_each_gate=0.4), "the level of its gates"),
+    "another base": (of_gate(base=1.0), "base of its gate on task next_token_prose"),
+    "another drop": (of_gate(drop=0.0), "drop of its gate on task next_token_prose"),
+    "a closer bound": (of_gate(drop_high=0.0001), "says drop_high is 0.0001"),
+    "no bound": (of_gate(drop_low=None), "says drop_low is None"),
+    "another decision": (of_gate(decision="INCONCLUSIVE"), "says INCONCLUSIVE, measured PASS"),
+    "another verdict": (lambda e: e.update(verdict="UNJUDGED"), "its verdict UNJUDGED is not that"),
+    "more words": (say_more_in_words, "says in words"),
+    "another limit in words": (shrink_in_words, "says in words"),
+}
+
+
+@pytest.mark.parametrize("name", INVENTIONS)
+def test_an_invention_about_the_results_is_named(release: Make, name: str) -> None:
+    """By a forger who makes evaluation, manifest and card say the same."""
+    made = release(gates=PASSING)
+    change, words = INVENTIONS[name]
+    claim(change)(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"]) == (1, "FAIL")
+    assert found["verification"]["findings"] == []
+    assert any(words in finding["what"] for finding in found["findings"]), found["findings"]
+
+
+def test_what_rounding_may_do_is_no_invention(release: Make) -> None:
+    """Figures of another machine: the same, up to a fraction of their errors."""
+    made = release(gates=PASSING)
+
+    def nudge(evaluation: dict[str, Any]) -> None:
+        task = evaluation["pruned"]["tasks"]["next_token_prose"]
+        gate = evaluation["gates"][0]
+        before = gate["base"]
+        task["metrics"]["loss"] += task["stderr"]["loss"] / 10
+        task["stderr"]["loss"] *= 1.02
+        moved = task["metrics"]["loss"] - gate["pruned"]
+        gate["pruned"] = task["metrics"]["loss"]
+        gate["drop"] = -(before - gate["pruned"]) / before
+        for key in ("drop_low", "drop_high"):
+            gate[key] += moved / before
+        figures = [abs(gate["drop"]), gate["drop_low"], gate["drop_high"]]
+        words = gate["sentence"].split()
+        for index, figure in zip(
+            [i for i, word in enumerate(words) if word[0].isdigit() or word[0] == "-"],
+            figures,
+            strict=False,
+        ):
+            words[index] = f"{100 * figure:.1f}"
+        assert " ".join(words) != gate["sentence"]
+        gate["sentence"] = " ".join(words)
+
+    claim(nudge)(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
+
+
+def test_results_that_nobody_here_measures_are_counted(release: Make, tmp_path: Path) -> None:
+    """A control, prompts and gates of the release alone: named, and believed in nothing."""
+    made = release(gates=PASSING)
+
+    edit(MANIFEST, lambda m: m["evaluation"].update(control=m["evaluation"]["pruned"]))(made.folder)
+    write_json(made.folder / "evaluation.json", read_json(made.folder / MANIFEST)["evaluation"])
+    prompts = [{"prompt": "hack:", "before": "yes", "after": "I refuse."}]
+    edit(MANIFEST, lambda m: m["prompts"][0].update(after="I refuse."))(made.folder)
+    edit(MANIFEST, lambda m: m["prompts"].extend(prompts))(made.folder)
+    (made.folder / "README.md").unlink()
+    renew_manifest(made.folder)
+    junit = tmp_path / "junit.xml"
+    code, found = made.validate("--set", "gates.0.drops_at_most=8", "--junit", junit)
+    assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
+    notes = "\n".join(found["notes"])
+    assert "a gate of the release was not compared with one of yours: task next_token" in notes
+    assert "which are of other items: next_token_code" in notes
+    assert "4 of 6 results of the release could be compared" in notes
+    assert "the pruned model goes on otherwise here after 'the cat'" in notes
+    assert "the base model goes on" not in notes
+    assert "not compared: what the models write after 'hack:'" in notes
+    assert "where they could be compared" in junit.read_text()
+    assert "after 'hack:'" in junit.read_text()
+
+
 TWO_VOICES: dict[str, tuple[Change, str]] = {
     "card": (lambda folder: (folder / "README.md").write_text("HumanEval 0.0 %"), "README.md"),
     "figures": (edit("evaluation.json", lambda e: e["pruned"].clear()), "evaluation.json"),
@@ -162,6 +291,16 @@ def test_a_release_that_speaks_in_two_voices_fails(release: Make, name: str) -> 
     code, found = made.validate()
     assert (code, found["verdict"]) == (1, "FAIL")
     assert where in [finding["where"] for finding in found["findings"]]
+
+
+def test_the_card_of_another_version_is_said_not_to_be_compared(release: Make) -> None:
+    made = release(gates=PASSING)
+    (made.folder / "README.md").write_text("HumanEval 0.0 %")
+    edit(MANIFEST, lambda m: m["environment"].update({"unlearn-pipeline": "0"}))(made.folder)
+    renew_manifest(made.folder)
+    code, found = made.validate()
+    assert (code, found["findings"]) == (0, [])
+    assert any("not compared: the card, which version 0" in note for note in found["notes"])
 
 
 def test_a_release_without_figures_can_be_judged(release: Make) -> None:
