@@ -15,7 +15,7 @@ from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
 from pipeline.recipe import HubSource
 from pipeline.sources.hub import hub_errors
-from pipeline.sources.licences import licence_of_card
+from pipeline.sources.licences import LICENCE_FILES, licence_of_card
 from pipeline.sources.model_folder import INDEX
 
 FILES = (
@@ -25,8 +25,7 @@ FILES = (
     "*.jinja",
     "*.txt",
     "*.tiktoken",
-    "LICENSE*",
-    "NOTICE*",
+    *LICENCE_FILES,
     "README.md",  # states the licence
 )
 # Other formats and original copies of the same weights.
