@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from pipeline.cache import Cache, digest_of_file
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
-from pipeline.export.manifest import read_manifest
+from pipeline.export.manifest import checked_manifest
 from pipeline.export.manifest_schema import FORMAT, problems
 from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
@@ -28,11 +28,11 @@ from pipeline.export.ragged import MODELING_FILE
 from pipeline.progress import Progress
 from pipeline.recipe import Model
 from pipeline.recipe_file import LoadedRecipe, load_recipe, shipped_recipe
-from pipeline.release.checks.files import check_contents, check_hashes
-from pipeline.release.checks.findings import Finding
+from pipeline.release.checks.files import SIGNATURE, check_contents, check_hashes
+from pipeline.release.checks.findings import Finding, shortened
 from pipeline.release.checks.plan import check_claims, read_plan
 from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
-from pipeline.release.checks.weights import check_weight_files, weight_files
+from pipeline.release.checks.weights import check_map_file, check_weight_files, weight_files
 from pipeline.release.signing import Signer, check_signature
 from pipeline.selection.plan import Plan, overlap
 from pipeline.sources.model_folder import digest_of_weights
@@ -197,6 +197,11 @@ def verify(
     if trust.signer:
         with progress.stage("Signature"):
             findings += check_signature(folder, trust.signer)
+    elif (folder / SIGNATURE).exists():
+        notes.append(
+            f"{SIGNATURE} was not checked: --public-key, or --identity with --identity-provider, "
+            "says whose signature it must be"
+        )
     with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
         digest_once = once(digest_of_file)  # the weights' own digest follows from their files'
         hashes = pool.submit(check_hashes, folder, manifest, digest_once)
@@ -227,6 +232,7 @@ def verify(
     elif report.unverified:
         decision = "UNVERIFIED COMPENSATION"
     sentence = _sentence(decision, plan, report)
+    findings = [Finding(*map(shortened, finding)) for finding in findings]
     name = base.model.name
     return Verification(folder, name, decision, sentence, findings, notes, report, digest)
 
@@ -237,14 +243,16 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it has none that can be read, or one of a later format.
     """
-    manifest = read_manifest(folder)
-    if manifest is None:
+    try:
+        manifest = checked_manifest(folder)
+    except (OSError, ValueError) as error:
+        why = "there is none" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
-            f"this folder has no {MANIFEST} that can be read",
+            f"this folder has no {MANIFEST} that can be read: {why}",
             where=str(folder),
             remedy="give a checkpoint that `unlearn run` made, such as out/no-code",
-        )
-    if isinstance(manifest["format"], int) and manifest["format"] > FORMAT:
+        ) from error
+    if manifest["format"] > FORMAT:
         raise InputError(
             f"its manifest has format {manifest['format']}, and this version knows {FORMAT}",
             where=str(folder),
@@ -300,6 +308,8 @@ def _compare(
         return [*findings, Finding(MAPS, f"cannot be read ({error})")], TensorReport()
     if not released:
         return findings, TensorReport()
+    if maps is not None:
+        findings += check_map_file(folder / MAPS, MAPS)
     ragged = _said_ragged(manifest)
     cuts, config = cuts_and_config(base, plan, ragged=ragged)
     cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
@@ -319,7 +329,9 @@ def _compare(
         findings.append(Finding(SINGLE_NAME, what))
     weights = frozenset({INDEX_NAME, *(tensor.file.name for tensor in released)})
     code = (MODELING_FILE,) if ragged else ()
-    findings += check_contents(folder, base.model.path, config, weights, code)
+    findings += check_contents(
+        folder, base.model.path, config, weights, code, maps=bool(said & projections)
+    )
     findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
     return findings, report
 
@@ -334,7 +346,8 @@ def _derived(
     """What the manifest must say, by section."""
     compensated = _said_compensated(manifest)
     before = list(base.tensors.values())
-    base_files = {"files": base.settings} if manifest.get("format") != 1 else {}
+    silent = manifest["format"] == 1 and "files" not in _claimed_base(manifest)
+    base_files = {} if silent else {"files": base.settings}
     return {
         "units": {
             kind: {"kept": kept, "total": total} for kind, (kept, total) in plan.counts().items()
