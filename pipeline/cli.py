@@ -224,9 +224,18 @@ def validate(
     from pipeline.release.reports import write_junit, write_markdown
     from pipeline.release.show import show_validation
     from pipeline.release.signing import Signer
+    from pipeline.stages.output import check_file, writing
     from pipeline.validate import validate as validate_release
     from pipeline.verify import Trust, open_release
 
+    outputs = {
+        "--junit": junit,
+        "--markdown": markdown,
+        "--store-base-results": store_base_results,
+    }
+    for option, path in outputs.items():  # before minutes of work
+        if path is not None:
+            check_file(path, option)
     cache, progress = Cache(cache_dir), Progress(_style(json_, quiet))
     release = open_release(
         checkpoint, base, recipe, set_ or (), needs_recipe=True, cache=cache, progress=progress
@@ -243,17 +252,19 @@ def validate(
     validation = validate_release(
         release, recompute=recompute, trust=trust, cache=cache, progress=progress
     )
-    if store_base_results is not None and validation.judgement is not None:
-        store(store_base_results, validation.judgement.evaluations["base"], cache)
-        progress.say(f"Base results: sha256 {digest_of_file(store_base_results)}")
     found = validation.as_dict()
-    for path, write in ((junit, write_junit), (markdown, write_markdown)):
-        if path is not None:
-            write(path, found)
     if json_:
         _print_json({"event": "result", **found})
     else:
         show_validation(found)
+    for path, write in ((junit, write_junit), (markdown, write_markdown)):
+        if path is not None:
+            with writing(path):
+                write(path, found)
+    if store_base_results is not None and validation.judgement is not None:
+        with writing(store_base_results):
+            store(store_base_results, validation.judgement.evaluations["base"], cache)
+        progress.say(f"Base results: sha256 {digest_of_file(store_base_results)}")
     return VERDICT_CODES[found["verdict"]]
 
 

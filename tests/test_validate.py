@@ -431,6 +431,44 @@ def test_reports_for_a_job(release: Make, tmp_path: Path, gates: list[Any], fail
     assert "Validation:" in result.out
 
 
+@pytest.mark.parametrize("option", ["--junit", "--markdown", "--store-base-results"])
+@pytest.mark.parametrize("place", ["/proc/x/y.xml", "file/y.xml", "folder"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, place: str
+) -> None:
+    made = release(gates=PASSING)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("pipeline.verify.open_release", pytest.fail)
+    result = made.check("validate", "--recipe", made.recipe, option, place)
+    assert (result.code, result.out) == (2, "")
+    assert option in result.err and place in result.err
+
+
+def test_a_report_that_is_not_to_be_written_is_not_touched(release: Make, tmp_path: Path) -> None:
+    made = release(gates=PASSING)
+    edit_tensors(lambda tensors: tensors[UP].mul_(2))(made.folder)
+    stored = tmp_path / "new/base.json"
+    code, _ = made.validate("--store-base-results", stored)  # nothing is measured
+    assert code == 1 and not stored.exists()
+
+
+def test_the_verdict_is_there_although_a_report_fails(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(gates=PASSING)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.release.reports.write_junit", fail)
+    result = made.check("validate", "--recipe", made.recipe, "--junit", tmp_path / "x.xml")
+    assert result.code == 3
+    assert "Validation: PASS" in result.out
+    assert "could not be written (No space left on device)" in result.err
+    assert "something broke" not in result.err
+
+
 def test_a_release_cannot_break_the_reports(release: Make, tmp_path: Path) -> None:
     made = release(gates=PASSING)
     (made.folder / "a\x1b|`<b>&\n.py").write_text("x")
