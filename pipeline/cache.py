@@ -212,21 +212,35 @@ def read_json(path: Path) -> Any:
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON, or nested so deeply that nobody wrote it to be read.
+        ValueError: see `parse_json`.
     """
     return parse_json(path.read_bytes())
 
 
-def parse_json(text: str | bytes) -> Any:
-    """Parse JSON from anywhere.
+def parse_json(content: bytes) -> Any:
+    """Parse JSON from anywhere, if every reader would read the same in it.
 
     Raises:
-        ValueError: it is not JSON, or nested so deeply that nobody wrote it to be read.
+        ValueError: it is not JSON in UTF-8 without a byte order mark, names a key twice in one
+            object, or is nested so deeply that nobody wrote it to be read.
     """
+    text = content.decode()  # json would guess at other encodings, which other readers do not
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_without_repetition)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of which no key is there twice: some readers take the first, some the last."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise ValueError(f"the key {key[:80]!r} is there twice")
+            seen.add(key)
+    return found
 
 
 def _temporary(target: Path) -> tuple[Path, int | None]:

@@ -27,6 +27,7 @@ from pipeline.cli_options import (
     PublicKeyOption,
     QuietOption,
     RecipeArgument,
+    RecomputeOption,
     SetOption,
     print_json,
     style_of,
@@ -52,6 +53,7 @@ VERDICT_CODES = {
     "UNJUDGED": EXIT_PASS,
     "FAIL": EXIT_GATES_FAILED,
     "INCONCLUSIVE": EXIT_INCONCLUSIVE,
+    "UNVERIFIED COMPENSATION": EXIT_UNVERIFIED,
 }
 VERIFICATION_CODES = {
     "VERIFIED": EXIT_PASS,
@@ -128,9 +130,7 @@ def verify(
     base: BaseOption = None,
     recipe: OwnRecipeOption = None,
     set_: SetOption = None,
-    recompute: Annotated[
-        bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
-    ] = False,
+    recompute: RecomputeOption = False,
     manifest_sha256: ManifestOption = None,
     public_key: PublicKeyOption = None,
     identity: IdentityOption = None,
@@ -176,6 +176,7 @@ def validate(
     base: BaseOption = None,
     recipe: OwnRecipeOption = None,
     set_: SetOption = None,
+    recompute: RecomputeOption = False,
     manifest_sha256: ManifestOption = None,
     public_key: PublicKeyOption = None,
     identity: IdentityOption = None,
@@ -205,9 +206,18 @@ def validate(
     from pipeline.release.reports import write_junit, write_markdown
     from pipeline.release.show import show_validation
     from pipeline.release.signing import Signer
+    from pipeline.stages.output import check_file, writing
     from pipeline.validate import validate as validate_release
     from pipeline.verify import Trust, open_release
 
+    outputs = {
+        "--junit": junit,
+        "--markdown": markdown,
+        "--store-base-results": store_base_results,
+    }
+    for option, path in outputs.items():  # before minutes of work
+        if path is not None:
+            check_file(path, option)
     cache, progress = Cache(cache_dir), Progress(style_of(json_, quiet))
     release = open_release(
         checkpoint, base, recipe, set_ or (), needs_recipe=True, cache=cache, progress=progress
@@ -221,18 +231,22 @@ def validate(
                 remedy="add --base-results-sha256",
             )
         use_stored(base_results, base_results_sha256, release.base.model.weights_sha256, cache)
-    validation = validate_release(release, trust=trust, cache=cache, progress=progress)
-    if store_base_results is not None and validation.judgement is not None:
-        store(store_base_results, validation.judgement.evaluations["base"], cache)
-        progress.say(f"Base results: sha256 {digest_of_file(store_base_results)}")
+    validation = validate_release(
+        release, recompute=recompute, trust=trust, cache=cache, progress=progress
+    )
     found = validation.as_dict()
-    for path, write in ((junit, write_junit), (markdown, write_markdown)):
-        if path is not None:
-            write(path, found)
     if json_:
         print_json({"event": "result", **found})
     else:
         show_validation(found)
+    for path, write in ((junit, write_junit), (markdown, write_markdown)):
+        if path is not None:
+            with writing(path):
+                write(path, found)
+    if store_base_results is not None and validation.judgement is not None:
+        with writing(store_base_results):
+            store(store_base_results, validation.judgement.evaluations["base"], cache)
+        progress.say(f"Base results: sha256 {digest_of_file(store_base_results)}")
     return VERDICT_CODES[found["verdict"]]
 
 

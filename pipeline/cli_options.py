@@ -23,7 +23,12 @@ BaseOption = Annotated[
 ]
 OwnRecipeOption = Annotated[
     str | None,
-    typer.Option(help="Your own copy of the recipe; default: the one of the manifest's name."),
+    typer.Option(
+        help="Your own recipe; default: the one of the manifest's name that came with this tool."
+    ),
+]
+RecomputeOption = Annotated[
+    bool, typer.Option(help="Score the recipe's texts again, and derive the compensation.")
 ]
 ManifestOption = Annotated[str | None, typer.Option(help="SHA-256 that the manifest must have.")]
 PublicKeyOption = Annotated[

@@ -193,7 +193,8 @@ def _figure(value: Any) -> float | None:
 def _check_verified(release: Release, recompute: bool, cache: Cache, progress: Progress) -> None:
     where = str(release.folder)
     found = verify(release, recompute=recompute, cache=cache, progress=progress)
-    wrong = [*found.findings, *check_one_voice(release.folder, release.manifest)]
+    otherwise, _ = check_one_voice(release.folder, release.manifest)
+    wrong = [*found.findings, *otherwise]
     if wrong:
         more = f", and {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise InputError(

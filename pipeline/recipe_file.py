@@ -111,6 +111,14 @@ def list_recipes(folder: Path | None = None) -> list[ListedRecipe]:
     ]
 
 
+def shipped_recipe(name: str) -> Path | None:
+    """The file of a recipe that came with this installation, or None if there is none.
+
+    For names that somebody else chose: `recipes` in the working folder may be that somebody's too.
+    """
+    return _recipes_in(shipped_recipes_folder()).get(name)
+
+
 def shipped_recipes_folder() -> Path:
     """Return the folder of the recipes that come with this package."""
     package = Path(__file__).resolve().parent
@@ -141,12 +149,16 @@ def _find(name_or_path: str, folder: Path | None) -> Path:
 
 def _available(folder: Path | None) -> dict[str, Path]:
     """Return recipes by name; those of the first folder win over shipped ones."""
+    first = folder or Path.cwd() / "recipes"
+    return _recipes_in(shipped_recipes_folder()) | _recipes_in(first)
+
+
+def _recipes_in(place: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for place in (folder or Path.cwd() / "recipes", shipped_recipes_folder()):
-        for suffix in SUFFIXES:
-            for path in sorted(place.glob(f"*{suffix}")):
-                if path.is_file():
-                    found.setdefault(path.stem, path.resolve())
+    for suffix in SUFFIXES:
+        for path in sorted(place.glob(f"*{suffix}")):
+            if path.is_file():
+                found.setdefault(path.stem, path.resolve())
     return found
 
 

@@ -2,7 +2,8 @@
 
 The release gives at most the name of one of the validator's own recipes: tasks, texts, limits and
 gates are those of that recipe, and where the release's differ, that is said. A release that is not
-exactly its base minus its units is not evaluated at all.
+exactly its base minus its units is not evaluated at all. One whose compensated projections nothing
+here can check does not pass, unless the validator's recipe publishes no maps either.
 """
 
 from __future__ import annotations
@@ -14,11 +15,19 @@ from typing import Any
 
 from pipeline.cache import Cache
 from pipeline.errors import InputError
+from pipeline.evaluation.completions import complete
 from pipeline.progress import Progress
-from pipeline.release.checks.claims import check_evaluation, check_one_voice, differences
+from pipeline.recipe import Evaluate
+from pipeline.release.checks.claims import (
+    check_evaluation,
+    check_one_voice,
+    check_prompts,
+    differences,
+)
 from pipeline.release.checks.findings import Finding
+from pipeline.release.checks.gate_claims import check_gates
 from pipeline.sources.model_folder import digest_of_weights
-from pipeline.stages.base import within
+from pipeline.stages.base import Base, within
 from pipeline.stages.judge import Judgement, evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
@@ -37,7 +46,10 @@ class Validation:
         judgement: both evaluations and the gates; None if the release is not what it says.
         findings: figures of the release that were not measured on these weights.
         notes: where the release's recipe differs, and what could not be compared.
-        verdict: PASS, FAIL, INCONCLUSIVE or UNJUDGED.
+        unchecked: why nobody here can say what the compensated projections are; empty if somebody
+            can.
+        accepted: the validator's recipe publishes no maps, so that they are accepted unchecked.
+        verdict: PASS, FAIL, INCONCLUSIVE, UNVERIFIED COMPENSATION or UNJUDGED.
         seconds: time of the evaluation alone, and of everything.
     """
 
@@ -47,6 +59,8 @@ class Validation:
     judgement: Judgement | None
     findings: list[Finding]
     notes: list[str]
+    unchecked: str
+    accepted: bool
     verdict: str
     seconds: dict[str, float]
 
@@ -59,6 +73,8 @@ class Validation:
             "verification": self.verification.as_dict(),
             "evaluation": self.judgement.as_dict() if self.judgement else None,
             "findings": [finding._asdict() for finding in self.findings],
+            "unchecked": self.unchecked,
+            "accepted": self.accepted,
             "notes": self.notes,
             "seconds": {name: round(value, 1) for name, value in self.seconds.items()},
         }
@@ -67,6 +83,7 @@ class Validation:
 def validate(
     release: Release,
     *,
+    recompute: bool = False,
     trust: Trust = NO_TRUST,
     cache: Cache,
     progress: Progress,
@@ -75,6 +92,7 @@ def validate(
 
     Args:
         release: the release, with the validator's base and recipe.
+        recompute: derive the compensation anew from the texts of the validator's recipe.
         trust: what the reader knows of the release from elsewhere.
         cache: the validator's own; finished tasks are found in it.
         progress: where to report.
@@ -93,7 +111,7 @@ def validate(
             where=str(loaded.path),
             remedy="name the recipe to judge by with --recipe",
         )
-    verification = verify(release, trust=trust, cache=cache, progress=progress)
+    verification = verify(release, recompute=recompute, trust=trust, cache=cache, progress=progress)
     theirs, ours = release.manifest.get("recipe"), loaded.recipe.what_makes_the_result()
     notes = [f"recipe, {line}" for line in differences(theirs, ours)]
     findings: list[Finding] = []
@@ -104,24 +122,77 @@ def validate(
         with progress.stage("Tasks and gates"):
             preflight(release.base, loaded)
         began = time.monotonic()
+        digest = digest_of_weights(release.folder, str(release.folder))
         with within(loaded.recipe.model.max_memory, release.base, cache) as base:
             judgement = evaluate_and_judge(
                 base,
                 release.folder,
-                digest_of_weights(release.folder, str(release.folder)),
+                digest,
                 texts,
                 Measurer(base, loaded.recipe, texts.sequences, cache, progress),
                 loaded,
                 cache,
                 progress,
             )
-        evaluated = time.monotonic() - began
-        findings = check_one_voice(release.folder, release.manifest)
-        claimed = release.manifest.get("evaluation")
-        wrong, others = check_evaluation(claimed, judgement.evaluations)
-        findings += wrong
-        notes += others
+            evaluated = time.monotonic() - began
+            with progress.stage("Completions"):
+                prompts = _check_prompts(release, base, digest, loaded.recipe.evaluate, cache)
+        claimed = release.manifest["evaluation"]  # it follows its schema: it would be DIFFERENT
+        for wrong, others in (
+            check_one_voice(release.folder, release.manifest),
+            check_evaluation(claimed, judgement.evaluations),
+            check_gates(
+                claimed,
+                theirs,
+                judgement.evaluations,
+                judgement.verdict,
+                loaded.recipe.statistics,
+            ),
+        ):
+            findings += wrong
+            notes += others
+        notes += prompts
         verdict = "FAIL" if findings else judgement.verdict.decision
+    unchecked = _unchecked(verification)
+    compensate = loaded.recipe.compensate
+    accepted = bool(unchecked) and compensate.enabled and not compensate.publish_maps
+    if unchecked and not accepted and verdict in ("PASS", "UNJUDGED"):
+        verdict = "UNVERIFIED COMPENSATION"
     seconds = {"evaluation": evaluated, "total": time.monotonic() - started}
-    name, path = loaded.recipe.name, loaded.path
-    return Validation(name, path, verification, judgement, findings, notes, verdict, seconds)
+    return Validation(
+        loaded.recipe.name,
+        loaded.path,
+        verification,
+        judgement,
+        findings,
+        notes,
+        unchecked,
+        accepted,
+        verdict,
+        seconds,
+    )
+
+
+def _check_prompts(
+    release: Release, base: Base, pruned_sha256: str, settings: Evaluate, cache: Cache
+) -> list[str]:
+    """Complete the validator's own prompts: how many a release has is its uploader's choice."""
+    models = {
+        "before": (base.model.path, base.model.weights_sha256),
+        "after": (release.folder, pruned_sha256),
+    }
+    written = {
+        which: complete(folder, digest, settings.prompts, settings.dtype, cache, base.terms)
+        for which, (folder, digest) in models.items()
+    }
+    return check_prompts(release.manifest["prompts"], settings.prompts, written)
+
+
+def _unchecked(verification: Verification) -> str:
+    if verification.decision != "UNVERIFIED COMPENSATION":
+        return ""
+    count = len(verification.tensors.unverified)
+    return (
+        f"{count} output projections could be anything: the release has no maps of their "
+        "compensation, and --recompute was not asked for"
+    )

@@ -20,19 +20,19 @@ from safetensors import SafetensorError
 from pipeline.cache import Cache, digest_of_file
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
-from pipeline.export.manifest import read_manifest
+from pipeline.export.manifest import checked_manifest
 from pipeline.export.manifest_schema import FORMAT, problems
 from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
 from pipeline.export.ragged import MODELING_FILE
 from pipeline.progress import Progress
 from pipeline.recipe import Model
-from pipeline.recipe_file import LoadedRecipe, list_recipes, load_recipe
-from pipeline.release.checks.files import check_contents, check_hashes
-from pipeline.release.checks.findings import Finding
+from pipeline.recipe_file import LoadedRecipe, load_recipe, shipped_recipe
+from pipeline.release.checks.files import SIGNATURE, check_contents, check_hashes
+from pipeline.release.checks.findings import Finding, shortened
 from pipeline.release.checks.plan import check_claims, read_plan
 from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
-from pipeline.release.checks.weights import check_weight_files, weight_files
+from pipeline.release.checks.weights import check_map_file, check_weight_files, weight_files
 from pipeline.release.signing import Signer, check_signature
 from pipeline.selection.plan import Plan, Shape, overlap
 from pipeline.sources.model_folder import digest_of_weights
@@ -147,8 +147,8 @@ def open_release(
     Args:
         checkpoint: folder or Hub id of the release.
         base_reference: the base, as `model_source` reads it; default: the recipe's model.
-        recipe: the reader's own recipe; default: the one of the name in the manifest, among the
-            recipes that can be run by name: never a file that comes with the release.
+        recipe: the reader's own recipe; default: the one of the name in the manifest among those
+            that came with this installation: never a file of the release or the working folder.
         overrides: overrides of the recipe.
         needs_recipe: a recipe is needed even if the base is given.
         cache: keeps converted bases and digests.
@@ -164,7 +164,7 @@ def open_release(
     with progress.stage("Base model"):
         own = None
         if needs_recipe or recipe is not None or base_reference is None:
-            own = load_recipe(recipe or _own_name(manifest, folder), overrides)
+            own = load_recipe(recipe or str(_shipped(manifest, folder)), overrides)
         base = _open(base_reference, own, manifest, cache, progress)
         if needs_recipe and base.model.code == "carried":
             raise InputError(
@@ -208,6 +208,11 @@ def verify(
     if trust.signer:
         with progress.stage("Signature"):
             findings += check_signature(folder, trust.signer)
+    elif (folder / SIGNATURE).exists():
+        notes.append(
+            f"{SIGNATURE} was not checked: --public-key, or --identity with --identity-provider, "
+            "says whose signature it must be"
+        )
     with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
         digest_once = once(digest_of_file)  # the weights' own digest follows from their files'
         hashes = pool.submit(check_hashes, folder, manifest, digest_once)
@@ -244,6 +249,7 @@ def verify(
     elif report.unverified:
         decision = "UNVERIFIED COMPENSATION"
     sentence = _sentence(decision, plan, report)
+    findings = [Finding(*map(shortened, finding)) for finding in findings]
     name = base.model.name
     return Verification(folder, name, decision, sentence, findings, notes, report, digest)
 
@@ -254,14 +260,16 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     Raises:
         InputError: it has none that can be read, or one of a later format.
     """
-    manifest = read_manifest(folder)
-    if manifest is None:
+    try:
+        manifest = checked_manifest(folder)
+    except (OSError, ValueError) as error:
+        why = "there is none" if isinstance(error, FileNotFoundError) else str(error)
         raise InputError(
-            f"this folder has no {MANIFEST} that can be read",
+            f"this folder has no {MANIFEST} that can be read: {why}",
             where=str(folder),
             remedy="give a checkpoint that `unlearn run` made, such as out/no-code",
-        )
-    if isinstance(manifest["format"], int) and manifest["format"] > FORMAT:
+        ) from error
+    if manifest["format"] > FORMAT:
         raise InputError(
             f"its manifest has format {manifest['format']}, and this version knows {FORMAT}",
             where=str(folder),
@@ -270,15 +278,21 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _own_name(manifest: dict[str, Any], folder: Path) -> str:
+def _shipped(manifest: dict[str, Any], folder: Path) -> Path:
+    """The recipe of the release's name that came with this installation.
+
+    Whoever checks a release may stand in its folder: `recipes` there is the uploader's, code of
+    tasks included.
+    """
     name = str(manifest.get("name"))
-    if name not in [each.name for each in list_recipes()]:
+    if (path := shipped_recipe(name)) is None:
         raise InputError(
             f"you have no recipe {name!r}, which this release names",
             where=str(folder),
-            remedy="give your own copy of the recipe with --recipe, or the base with --base",
+            remedy="give your own copy of the recipe with --recipe, or the base with --base; "
+            "`recipes` in the working folder is not looked at",
         )
-    return name
+    return path
 
 
 def _open(
@@ -325,6 +339,8 @@ def _compare(
         return [*findings, Finding(MAPS, f"cannot be read ({error})")], TensorReport()
     if not released:
         return findings, TensorReport()
+    if maps is not None:
+        findings += check_map_file(folder / MAPS, MAPS)
     shape = _said_shape(manifest)
     cuts, config = cuts_and_config(base, plan, shape)
     cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
@@ -345,7 +361,13 @@ def _compare(
     weights = frozenset({INDEX_NAME, *(tensor.file.name for tensor in released)})
     code = (MODELING_FILE,) if shape.ragged else ()
     findings += check_contents(
-        folder, base.model.path, config, weights, code, carries_code=base.carries_code
+        folder,
+        base.model.path,
+        config,
+        weights,
+        code,
+        carries_code=base.carries_code,
+        maps=bool(said & projections),
     )
     findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
     return findings, report
@@ -361,7 +383,8 @@ def _derived(
     """What the manifest must say, by section."""
     compensated = _said_compensated(manifest)
     before = list(base.tensors.values())
-    base_files = {"files": base.settings} if manifest.get("format") != 1 else {}
+    silent = manifest["format"] == 1 and "files" not in _claimed_base(manifest)
+    base_files = {} if silent else {"files": base.settings}
     return {
         "units": {
             kind: {"kept": kept, "total": total} for kind, (kept, total) in plan.counts().items()

@@ -15,12 +15,14 @@ from released import Change, Release, edit, edit_tensors, renew_manifest
 import pipeline.evaluation.run
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
+from pipeline.export.maps import NAME as MAPS
 from pipeline.release.card import card_text
 
 Make = Callable[..., Release]
 PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
 FAILING = [{"task": "next_token_code", "metric": "loss", "drops_at_least": 9.0}]
 UP = "model.layers.1.mlp.up_proj.weight"
+DOWN = "model.layers.1.mlp.down_proj.weight"
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,135 @@ def test_results_of_other_items_are_counted(release: Make) -> None:
     assert "2 of 6 results of the release could be compared" in found["notes"]
 
 
+CODE = "next_token_code"
+
+
+def of_code(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, Any]], object]:
+    return lambda e: change(e["pruned"]["tasks"][CODE])
+
+
+def of_gate(**values: Any) -> Callable[[dict[str, Any]], object]:
+    return lambda e: e["gates"][0].update(values)
+
+
+def add_metric(task: dict[str, Any]) -> None:
+    task["metrics"]["acc"] = 0.0
+    task["higher_is_better"]["acc"] = True
+
+
+def say_more_in_words(evaluation: dict[str, Any]) -> None:
+    gate = evaluation["gates"][0]
+    gate["sentence"] = gate["sentence"].replace("loss", "loss of all that is evil")
+
+
+def shrink_in_words(evaluation: dict[str, Any]) -> None:
+    """Another limit in the words than in the gate."""
+    gate = evaluation["gates"][0]
+    gate["sentence"] = gate["sentence"].replace("at most 900 %", "at most 1 %")
+
+
+def add_gate(evaluation: dict[str, Any]) -> None:
+    """The same gate on the forget text, and passed."""
+    gate = evaluation["gates"][0]
+    evaluation["gates"].append({**gate, "task": CODE, "sentence": f"{CODE} loss rose 95 %"})
+
+
+INVENTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another side": (of_code(lambda t: t.update(side="retain")), "side of pruned"),
+    "more documents": (of_code(lambda t: t.update(n=5000)), "n of pruned"),
+    "more tokens": (of_code(lambda t: t.update(tokens=10**6)), "tokens of pruned"),
+    "a smaller error": (of_code(lambda t: t["stderr"].update(loss=1e-6)), "the error of loss"),
+    "no error": (of_code(lambda t: t["stderr"].update(loss=None)), "the error of loss"),
+    "an error more": (of_code(lambda t: t["stderr"].update(acc=0.1)), "which was not measured"),
+    "a metric more": (of_code(add_metric), "acc of pruned on next_token_code is 0, which was not"),
+    "worse is better": (
+        of_code(lambda t: t["higher_is_better"].update(loss=True)),
+        "higher_is_better of pruned",
+    ),
+    "another estimator": (of_code(lambda t: t["estimator"].update(loss="mean")), "estimator of"),
+    "a gate more": (add_gate, "its gates are not those of its recipe"),
+    "a gate less": (lambda e: e["gates"].clear(), "its gates are not those of its recipe"),
+    "an easier gate": (of_gate(drops_at_most=99.0), "its gates are not those of its recipe"),
+    "another level": (lambda e: e.update(level_of_each_gate=0.4), "the level of its gates"),
+    "another base": (of_gate(base=1.0), "base of its gate on task next_token_prose"),
+    "another drop": (of_gate(drop=0.0), "drop of its gate on task next_token_prose"),
+    "a closer bound": (of_gate(drop_high=0.0001), "says drop_high is 0.0001"),
+    "no bound": (of_gate(drop_low=None), "says drop_low is None"),
+    "another decision": (of_gate(decision="INCONCLUSIVE"), "says INCONCLUSIVE, measured PASS"),
+    "another verdict": (lambda e: e.update(verdict="UNJUDGED"), "its verdict UNJUDGED is not that"),
+    "more words": (say_more_in_words, "says in words"),
+    "another limit in words": (shrink_in_words, "says in words"),
+}
+
+
+@pytest.mark.parametrize("name", INVENTIONS)
+def test_an_invention_about_the_results_is_named(release: Make, name: str) -> None:
+    """By a forger who makes evaluation, manifest and card say the same."""
+    made = release(gates=PASSING)
+    change, words = INVENTIONS[name]
+    claim(change)(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"]) == (1, "FAIL")
+    assert found["verification"]["findings"] == []
+    assert any(words in finding["what"] for finding in found["findings"]), found["findings"]
+
+
+def test_what_rounding_may_do_is_no_invention(release: Make) -> None:
+    """Figures of another machine: the same, up to a fraction of their errors."""
+    made = release(gates=PASSING)
+
+    def nudge(evaluation: dict[str, Any]) -> None:
+        task = evaluation["pruned"]["tasks"]["next_token_prose"]
+        gate = evaluation["gates"][0]
+        before = gate["base"]
+        task["metrics"]["loss"] += task["stderr"]["loss"] / 10
+        task["stderr"]["loss"] *= 1.02
+        moved = task["metrics"]["loss"] - gate["pruned"]
+        gate["pruned"] = task["metrics"]["loss"]
+        gate["drop"] = -(before - gate["pruned"]) / before
+        for key in ("drop_low", "drop_high"):
+            gate[key] += moved / before
+        figures = [abs(gate["drop"]), gate["drop_low"], gate["drop_high"]]
+        words = gate["sentence"].split()
+        for index, figure in zip(
+            [i for i, word in enumerate(words) if word[0].isdigit() or word[0] == "-"],
+            figures,
+            strict=False,
+        ):
+            words[index] = f"{100 * figure:.1f}"
+        assert " ".join(words) != gate["sentence"]
+        gate["sentence"] = " ".join(words)
+
+    claim(nudge)(made.folder)
+    code, found = made.validate()
+    assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
+
+
+def test_results_that_nobody_here_measures_are_counted(release: Make, tmp_path: Path) -> None:
+    """A control, prompts and gates of the release alone: named, and believed in nothing."""
+    made = release(gates=PASSING)
+
+    edit(MANIFEST, lambda m: m["evaluation"].update(control=m["evaluation"]["pruned"]))(made.folder)
+    write_json(made.folder / "evaluation.json", read_json(made.folder / MANIFEST)["evaluation"])
+    prompts = [{"prompt": "hack:", "before": "yes", "after": "I refuse."}]
+    edit(MANIFEST, lambda m: m["prompts"][0].update(after="I refuse."))(made.folder)
+    edit(MANIFEST, lambda m: m["prompts"].extend(prompts))(made.folder)
+    (made.folder / "README.md").unlink()
+    renew_manifest(made.folder)
+    junit = tmp_path / "junit.xml"
+    code, found = made.validate("--set", "gates.0.drops_at_most=8", "--junit", junit)
+    assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
+    notes = "\n".join(found["notes"])
+    assert "a gate of the release was not compared with one of yours: task next_token" in notes
+    assert "which are of other items: next_token_code" in notes
+    assert "4 of 6 results of the release could be compared" in notes
+    assert "the pruned model goes on otherwise here after 'the cat'" in notes
+    assert "the base model goes on" not in notes
+    assert "not compared: what the models write after 'hack:'" in notes
+    assert "where they could be compared" in junit.read_text()
+    assert "after 'hack:'" in junit.read_text()
+
+
 TWO_VOICES: dict[str, tuple[Change, str]] = {
     "card": (lambda folder: (folder / "README.md").write_text("HumanEval 0.0 %"), "README.md"),
     "figures": (edit("evaluation.json", lambda e: e["pruned"].clear()), "evaluation.json"),
@@ -162,6 +293,16 @@ def test_a_release_that_speaks_in_two_voices_fails(release: Make, name: str) -> 
     assert where in [finding["where"] for finding in found["findings"]]
 
 
+def test_the_card_of_another_version_is_said_not_to_be_compared(release: Make) -> None:
+    made = release(gates=PASSING)
+    (made.folder / "README.md").write_text("HumanEval 0.0 %")
+    edit(MANIFEST, lambda m: m["environment"].update({"unlearn-pipeline": "0"}))(made.folder)
+    renew_manifest(made.folder)
+    code, found = made.validate()
+    assert (code, found["findings"]) == (0, [])
+    assert any("not compared: the card, which version 0" in note for note in found["notes"])
+
+
 def test_a_release_without_figures_can_be_judged(release: Make) -> None:
     made = release(gates=PASSING)
     for name in ("evaluation.json", "README.md"):
@@ -172,9 +313,36 @@ def test_a_release_without_figures_can_be_judged(release: Make) -> None:
     assert (code, found["verdict"], found["findings"]) == (0, "PASS", [])
 
 
-def test_a_release_cannot_choose_a_recipe_without_gates(release: Make, tmp_path: Path) -> None:
-    made = release(gates=[])
+@pytest.mark.parametrize("verb", ["verify", "validate"])
+def test_a_name_in_a_release_finds_nothing_in_the_working_folder(
+    release: Make, tmp_path: Path, verb: str
+) -> None:
+    """`git clone` of an uploader's repository brings `recipes/` and the code of its tasks."""
+    made = release(gates=PASSING)
     shutil.copytree(made.recipe.parent, tmp_path / "recipes")
+    assert made.unlearn("check", "tiny").code == 0  # what a person names by hand is found there
+    result = made.unlearn(verb, made.folder, "--quiet")
+    assert result.code == 2
+    assert "you have no recipe 'tiny'" in result.err and "--recipe" in result.err
+
+
+@pytest.mark.parametrize("verb", ["verify", "validate"])
+def test_a_recipe_in_the_working_folder_does_not_stand_for_a_shipped_one(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    made = release(gates=PASSING)
+    monkeypatch.setattr("pipeline.recipe_file.shipped_recipes_folder", lambda: made.recipe.parent)
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/tiny.yaml").write_text("pwned: true\n")
+    result = made.unlearn(verb, made.folder, "--quiet")
+    assert result.code == 0, result
+
+
+def test_a_release_cannot_choose_a_recipe_without_gates(
+    release: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(gates=[])
+    monkeypatch.setattr("pipeline.recipe_file.shipped_recipes_folder", lambda: made.recipe.parent)
     edit(MANIFEST, lambda m: m.update(name=made.recipe.stem))(made.folder)
     result = made.check("validate")
     assert result.code == 2
@@ -182,11 +350,66 @@ def test_a_release_cannot_choose_a_recipe_without_gates(release: Make, tmp_path:
     assert "--recipe" in result.err
 
 
-def test_a_compensation_that_cannot_be_checked_is_said(release: Make) -> None:
+def remove_maps(folder: Path, factor: float = 1.01) -> None:
+    """What a forger does who wants other output projections: nothing is left to check them by."""
+    shutil.rmtree((folder / MAPS).parent)
+    edit_tensors(lambda tensors: tensors[DOWN].mul_(factor))(folder)
+    renew_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("gates", "expected"),
+    [
+        (PASSING, (5, "UNVERIFIED COMPENSATION")),
+        ([], (5, "UNVERIFIED COMPENSATION")),
+        (FAILING, (1, "FAIL")),
+    ],
+)
+def test_projections_that_nothing_checks_do_not_pass(
+    release: Make, tmp_path: Path, gates: list[Any], expected: tuple[int, str]
+) -> None:
+    made = release(gates=gates)
+    remove_maps(made.folder)
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    code, found = made.validate("--junit", junit, "--markdown", summary)
+    assert (code, found["verdict"]) == expected
+    assert found["accepted"] is False and "3 output projections could be" in found["unchecked"]
+    cases = ElementTree.parse(junit).getroot().findall("*/testcase[@classname='release']")
+    assert [len(case.findall("failure")) for case in cases] == [0, 1]
+    assert "**Not checked:** 3 output projections could be anything" in summary.read_text()
+
+
+def test_recomputing_settles_what_no_map_does(release: Make) -> None:
+    made = release(gates=PASSING)
+    honest = shutil.copytree(made.folder, made.folder.with_name("honest"))
+    remove_maps(made.folder, 2.0)
+    code, found = made.validate("--recompute")
+    assert (code, found["verdict"]) == (1, "FAIL")
+    assert DOWN in [finding["where"] for finding in found["verification"]["findings"]]
+    made.folder = honest
+    shutil.rmtree((honest / MAPS).parent)
+    renew_manifest(honest)
+    code, found = made.validate("--recompute")
+    assert (code, found["verdict"], found["unchecked"]) == (0, "PASS", "")
+
+
+def test_a_recipe_that_publishes_no_maps_accepts_none_and_says_so(
+    release: Make, tmp_path: Path
+) -> None:
     made = release("llama", "compensate.publish_maps=false", gates=PASSING)
-    code, found = made.validate("--set", "compensate.publish_maps=false")
-    assert (code, found["verdict"]) == (0, "PASS")
+    junit, summary = tmp_path / "junit.xml", tmp_path / "summary.md"
+    options = ["--junit", junit, "--markdown", summary]
+    own = ["--set", "compensate.publish_maps=false"]
+    code, found = made.validate(*own, *options)
+    assert (code, found["verdict"], found["accepted"]) == (0, "PASS", True)
     assert found["verification"]["verdict"] == "UNVERIFIED COMPENSATION"
+    assert "ACCEPTED UNCHECKED" in junit.read_text()
+    assert "**Accepted unchecked:** 3 output projections" in summary.read_text()
+    result = made.check("validate", "--recipe", made.recipe, *own)
+    assert "ACCEPTED UNCHECKED" in result.out and "checked by nothing" in result.out
+    for other in ([], [*own, "--set", "compensate.enabled=false"]):
+        code, found = made.validate(*other)
+        assert (code, found["verdict"], found["accepted"]) == (5, "UNVERIFIED COMPENSATION", False)
 
 
 @pytest.mark.parametrize(("gates", "failures"), [(PASSING, "0"), (FAILING, "1")])
@@ -206,6 +429,44 @@ def test_reports_for_a_job(release: Make, tmp_path: Path, gates: list[Any], fail
     assert text.startswith("# Job\n\n## tiny: " + ("FAIL" if int(failures) else "PASS"))
     assert "next_token_prose" in text and "nothing else" in text
     assert "Validation:" in result.out
+
+
+@pytest.mark.parametrize("option", ["--junit", "--markdown", "--store-base-results"])
+@pytest.mark.parametrize("place", ["/proc/x/y.xml", "file/y.xml", "folder"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, place: str
+) -> None:
+    made = release(gates=PASSING)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setattr("pipeline.verify.open_release", pytest.fail)
+    result = made.check("validate", "--recipe", made.recipe, option, place)
+    assert (result.code, result.out) == (2, "")
+    assert option in result.err and place in result.err
+
+
+def test_a_report_that_is_not_to_be_written_is_not_touched(release: Make, tmp_path: Path) -> None:
+    made = release(gates=PASSING)
+    edit_tensors(lambda tensors: tensors[UP].mul_(2))(made.folder)
+    stored = tmp_path / "new/base.json"
+    code, _ = made.validate("--store-base-results", stored)  # nothing is measured
+    assert code == 1 and not stored.exists()
+
+
+def test_the_verdict_is_there_although_a_report_fails(
+    release: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = release(gates=PASSING)
+
+    def fail(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.release.reports.write_junit", fail)
+    result = made.check("validate", "--recipe", made.recipe, "--junit", tmp_path / "x.xml")
+    assert result.code == 3
+    assert "Validation: PASS" in result.out
+    assert "could not be written (No space left on device)" in result.err
+    assert "something broke" not in result.err
 
 
 def test_a_release_cannot_break_the_reports(release: Make, tmp_path: Path) -> None:

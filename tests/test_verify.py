@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -49,6 +50,40 @@ def write(name: str, text: str) -> Change:
         (folder / name).write_text(text)
 
     return apply
+
+
+def rewrite(name: str, change: Callable[[bytes], bytes]) -> Change:
+    """Change the bytes of a file."""
+
+    def apply(folder: Path) -> None:
+        (folder / name).write_bytes(change((folder / name).read_bytes()))
+
+    return apply
+
+
+def tensor_twice_of(content: bytes, name: str) -> bytes:
+    """Name a tensor twice in a safetensors header; some readers take the first, some the last."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    first = json.dumps({name: header[name] | {"shape": [*header[name]["shape"], 1]}})[:-1]
+    text = (first + ", " + content[8 : 8 + length].decode().strip()[1:]).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]
+
+
+def of_download(name: str, text: str = "x") -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / ".cache/huggingface" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    return apply
+
+
+def link_of_download(folder: Path) -> None:
+    place = folder / ".cache/huggingface/download"
+    place.mkdir(parents=True)
+    (place / "x.lock").symlink_to("/etc/hostname")
 
 
 def move_unit(manifest: dict[str, Any]) -> None:
@@ -332,6 +367,45 @@ TAMPERINGS: dict[str, tuple[Change, str]] = {
     "a map missing": (edit_tensors(lambda t: t.pop(DOWN), MAPS), "has no map"),
     "a map more": (edit_tensors(lambda t: t.update({UP: t[DOWN].clone()}), MAPS), UP),
     "maps damaged": (write(MAPS, "x"), MAPS),
+    "metadata in the maps": (
+        lambda folder: save_file(
+            load_file(folder / MAPS), folder / MAPS, {"format": "pt", "code": "print()"}
+        ),
+        f"{MAPS}: its metadata is",
+    ),
+    "maps of another type": (
+        edit_tensors(lambda t: t.update({DOWN: t[DOWN].double()}), MAPS),
+        f"{MAPS}: holds F64, expected F32",
+    ),
+    "a map twice": (
+        rewrite(MAPS, lambda b: tensor_twice_of(b, DOWN)),
+        "is there twice",
+    ),
+    "a file in the folder of downloads": (of_download("evil.py"), "huggingface/evil.py"),
+    "a file among the downloads": (of_download("download/evil.py"), "download/evil.py"),
+    "weights as a lock": (of_download("download/x.lock", "x" * 5000), "download/x.lock"),
+    "a link as a lock": (link_of_download, "download/x.lock"),
+    "a tensor twice": (rewrite(WEIGHTS, lambda b: tensor_twice_of(b, NORM)), "is there twice"),
+    "a key twice in the config": (
+        rewrite("config.json", lambda b: b.replace(b"{", b'{"model_type": "evil",', 1)),
+        "'model_type' is there twice",
+    ),
+    "config in UTF-16": (
+        rewrite("config.json", lambda b: b.decode().encode("utf-16")),
+        "config.json: cannot be read",
+    ),
+    "config with a byte order mark": (
+        rewrite("config.json", lambda b: b"\xef\xbb\xbf" + b),
+        "config.json: cannot be read",
+    ),
+    "weights that no loader finds": (
+        lambda folder: (folder / WEIGHTS).rename(folder / "weights.safetensors"),
+        "weights.safetensors: is no model.safetensors",
+    ),
+    "base files denied": (
+        edit(MANIFEST, lambda m: (m.update(format=1), m["base"].update(files={}))),
+        "base.files",
+    ),
     "a file more": (write("modeling_evil.py", "print()"), "modeling_evil.py"),
     "pickled weights": (write("pytorch_model.bin", "x"), "pytorch_model.bin"),
     "weights more": (
@@ -437,6 +511,60 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
     assert "install a newer version" in result.err
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b'"format": 2', b'"format": true', "its format is no integer"),
+        (b'"format": 2', b'"format": 1.0', "its format is no integer"),
+        (b'"format": 2', b'"format": 2, "format": 2', "'format' is there twice"),
+        (b'"seed": 0', b'"seed": NaN', "Out of range float values"),
+        (b"{", b"\xef\xbb\xbf{", "BOM"),
+        (b"{", b"{" + b"[" * 200_000, "pruning_manifest.json that can be read"),
+    ],
+    ids=["true", "float", "twice", "NaN", "byte order mark", "deep"],
+)
+def test_a_manifest_that_others_would_read_otherwise_is_refused(
+    release: Any, old: bytes, new: bytes, words: str
+) -> None:
+    made = release()
+    content = (made.folder / MANIFEST).read_bytes()
+    assert old in content
+    (made.folder / MANIFEST).write_bytes(content.replace(old, new, 1))
+    result = made.check("verify")
+    assert result.code == 2
+    assert words in result.err
+
+
+def test_maps_where_nothing_is_compensated_are_not_explained(release: Any) -> None:
+    made = release("llama", "compensate.enabled=false")
+    (made.folder / MAPS).parent.mkdir()
+    save_file({}, made.folder / MAPS, {"format": "pt"})
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert (code, [f["where"] for f in found["findings"]]) == (1, [MAPS])
+
+
+def test_what_a_release_says_at_length_is_shortened(release: Any) -> None:
+    made = release()
+    metadata = {"format": "pt", "novel": "x" * 100_000}
+    save_file(load_file(made.folder / WEIGHTS), made.folder / WEIGHTS, metadata)
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert code == 1
+    (finding,) = found["findings"]
+    assert finding["where"] == WEIGHTS and "novel" in finding["what"]
+    assert len(finding["what"]) <= 500
+
+
+def test_a_signature_that_nobody_asked_about_is_said(release: Any) -> None:
+    made = release()
+    assert made.verify()[1]["notes"] == []
+    (made.folder / "model.sig").write_text("anything")
+    code, found = made.verify()
+    assert (code, len(found["notes"])) == (0, 1)
+    assert "model.sig was not checked: --public-key" in found["notes"][0]
+
+
 def test_a_licence_that_is_not_the_bases_is_named(release: Any) -> None:
     made = release()
     base = shutil.copytree(made.base, made.folder.parent / "licensed")
@@ -465,9 +593,8 @@ def test_a_claim_about_the_bases_files_is_checked(release: Any) -> None:
 def test_what_a_download_leaves_is_no_part_of_the_release(release: Any) -> None:
     made = release()
     (made.folder / ".gitattributes").write_text("*.safetensors filter=lfs")
-    metadata = made.folder / ".cache/huggingface/download/x.metadata"
-    metadata.parent.mkdir(parents=True)
-    metadata.write_text("x")
+    for name in (".gitignore", "CACHEDIR.TAG", "download/x.metadata", "download/samples/x.lock"):
+        of_download(name)(made.folder)
     assert made.verify()[0] == 0
 
 

@@ -1,9 +1,9 @@
 """Running code that a model wrote: each program in a locked-down process of its own.
 
-The process sees no network, reads no files but those of Python's installation, writes only in a
-folder that is removed afterwards, makes no folders, starts no other process, and has limits on
-time, memory, the size of each file and the size of its folder. Where the kernel cannot do that,
-nothing is run.
+The process sees no network, reads no files but those of Python's installation and the system's
+libraries, writes only in a folder that is removed afterwards, makes no folders, starts no other
+process, has no capabilities, and has limits on time, memory, the size of each file and the size of
+its folder. Where the kernel cannot do that, nothing is run.
 
 It keeps a program from doing harm, not from cheating: a program that sets out to be taken for
 correct could find the tests that it runs with.
@@ -14,10 +14,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +64,8 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
 
     Raises:
         InputError: programs cannot be locked in on this machine.
-        BrokenError: locking in failed although the kernel should be able to.
+        BrokenError: locking in failed although the kernel should be able to, or the program's
+            folder cannot be removed.
     """
     check_available()
     token, refusal = secrets.token_hex(16), secrets.token_hex(16)
@@ -69,10 +73,7 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
     # -I and -S: neither the environment nor site-packages decide what the program imports.
     command = [sys.executable, "-I", "-S", "-B", str(Path(sandbox_child.__file__))]
     # Its answer goes to a file, which the limits cover; a pipe would fill this process's memory.
-    with (
-        tempfile.TemporaryDirectory(prefix="unlearn-program-") as folder,
-        tempfile.TemporaryFile() as answer,
-    ):
+    with _folder() as folder, tempfile.TemporaryFile() as answer:
         with subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -82,7 +83,7 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
             env={"PYTHONHASHSEED": "0"},
             start_new_session=True,
         ) as child:
-            stopped = _watch(child, order.encode(), Path(folder), seconds)
+            stopped = _watch(child, order.encode(), folder, seconds)
         if stopped is not None:
             return stopped
         answer.seek(0)
@@ -93,6 +94,23 @@ def run_program(program: str, seconds: float = SECONDS) -> Outcome:
             remedy="remove the tasks that run code",
         )
     return "passed" if said == token else "failed"
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A folder that is removed afterwards, whatever became of it."""
+    folder = Path(tempfile.mkdtemp(prefix="unlearn-program-"))
+    try:
+        yield folder
+    finally:
+        try:
+            shutil.rmtree(folder)
+        except OSError as error:
+            raise BrokenError(
+                f"the folder of a program could not be removed ({error.strerror})",
+                where=str(error.filename or folder),
+                remedy="look at what is in it, remove it by hand, and report it",
+            ) from error
 
 
 def _watch(

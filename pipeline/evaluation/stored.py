@@ -23,7 +23,7 @@ def store(path: Path, evaluation: Evaluation, cache: Cache) -> None:
     """Write an evaluation that was just made to a file.
 
     Raises:
-        InputError: the file cannot be written.
+        OSError: the file cannot be written.
     """
     entries = []
     for key in evaluation.keys.values():
@@ -31,11 +31,8 @@ def store(path: Path, evaluation: Evaluation, cache: Cache) -> None:
         assert folder is not None
         texts = {name: (folder / name).read_text(encoding="utf-8") for name in FILES}
         entries.append({"key": key, "files": texts})
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot be written ({error.strerror})", where=str(path)) from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
 
 
 def use_stored(path: Path, sha256: str, weights_sha256: str, cache: Cache) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from pipeline.architectures.description import Architecture, Dimensions, Relabel
 from pipeline.cache import read_json
 from pipeline.selection.plan import Plan
+from pipeline.sources.licences import LICENCE_FILES
 from pipeline.surgery.coordinates import stored_sizes
 
 COMPANION_PATTERNS = (
@@ -24,8 +25,7 @@ COMPANION_PATTERNS = (
     "*.tiktoken",
     "chat_template*",
     "additional_chat_templates/*",
-    "LICENSE*",
-    "NOTICE*",
+    *LICENCE_FILES,
 )
 CODE_PATTERN = "*.py"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from importlib.metadata import version
 from pathlib import Path
@@ -56,13 +57,30 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         PermissionError: it has one that this user may not read.
     """
     try:
-        content = read_json(folder / NAME)
+        return checked_manifest(folder)
     except PermissionError:
         raise
     except (OSError, ValueError):
         return None
-    whole = isinstance(content, dict) and isinstance(content.get("files"), dict)
-    return content if whole and "format" in content else None
+
+
+def checked_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a folder: an object with a format and files.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such object, or other readers would read something else in it.
+    """
+    content = read_json(folder / NAME)
+    if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
+        raise ValueError("it is not an object that lists files")
+    if type(content.get("format")) is not int:  # true and 1.0 are equal to 1
+        raise ValueError("its format is no integer")
+    try:
+        json.dumps(content, allow_nan=False)  # Python reads NaN, which is no JSON
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    return content
 
 
 def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:

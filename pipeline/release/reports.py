@@ -28,12 +28,17 @@ def checks(validation: dict[str, Any]) -> Iterator[Check]:
     lines = _lines(verification["findings"])
     what = "\n".join([verification["sentence"], *lines])
     yield Check("release", "is what its manifest says", not different, what)
+    if unchecked := validation["unchecked"]:
+        accepted = validation["accepted"]
+        words = f"ACCEPTED UNCHECKED, as the recipe says: {unchecked}" if accepted else unchecked
+        yield Check("release", "compensation can be checked", accepted, words)
     evaluation = validation["evaluation"]
     if evaluation is None:
         yield Check("evaluation", "was run", False, "not run: the release is not what it says")
         return
     lines = _lines(validation["findings"])
-    what = "\n".join(lines) or "as measured"
+    compared = "as measured, where they could be compared" if validation["notes"] else "as measured"
+    what = "\n".join(lines) or compared
     yield Check("evaluation", "figures of the release", not lines, what)
     for gate in evaluation["gates"]:
         name, passed = f"{gate['task']} {gate['metric']}", gate["decision"] == "PASS"
@@ -63,6 +68,8 @@ def write_junit(path: Path, validation: dict[str, Any]) -> None:
         else:
             first, _, _ = check.what.partition("\n")
             ElementTree.SubElement(case, "failure", message=first).text = check.what
+    if notes := [printable(note) for note in validation["notes"]]:
+        ElementTree.SubElement(suite, "system-out").text = "\n".join(notes)
     ElementTree.indent(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)

@@ -55,6 +55,11 @@ def show_verification(found: dict[str, Any], console: Console | None = None) -> 
         f"Tensors:  {tensors['untouched']} untouched and {tensors['sliced']} sliced, equal to the "
         f"byte; {tensors['compensated']} compensated as stated"
     )
+    if tensors["unverified"]:
+        console.print(
+            f"          [yellow]{tensors['unverified']} said to be compensated, and checked by "
+            "nothing[/]"
+        )
     if tensors["compensated"]:
         console.print(
             f"          compensation changed no projection by more than "
@@ -106,6 +111,9 @@ def show_validation(found: dict[str, Any], console: Console | None = None) -> No
         _show_metrics(table, found["evaluation"], console)
     for finding in found["findings"]:
         console.print(f"  [red]FAIL[/]  {_plain(finding['where'])} {_plain(finding['what'])}")
+    if found["unchecked"]:
+        mark = "[yellow]ACCEPTED UNCHECKED[/]" if found["accepted"] else "[red]NOT CHECKED[/]"
+        console.print(f"  {mark}  {found['unchecked']}", soft_wrap=True)
     verdict, seconds = found["verdict"], found["seconds"]
     console.print(f"Validation: [bold {COLOURS[verdict]}]{verdict}[/]")
     console.print(f"Time:     {seconds['evaluation']} s of {seconds['total']} s was evaluation")

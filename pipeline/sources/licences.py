@@ -15,6 +15,12 @@ from yaml import YAMLError  # type: ignore[import-untyped]
 from pipeline.errors import InputError
 
 CARD = "README.md"
+WORDS = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+# Names of files with a licence, as patterns for `glob` and `fnmatch`: any case, any ending.
+LICENCE_FILES = tuple(
+    "".join(f"[{letter}{letter.lower()}]" if letter.isalpha() else letter for letter in word) + "*"
+    for word in WORDS
+)
 UNSTATED = ("other", "unknown")  # the Hub's words for a licence that is not in its list
 
 

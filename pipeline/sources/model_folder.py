@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from pipeline.cache import check_permission, digest_of, digest_of_file, read_json
 from pipeline.errors import InputError
+from pipeline.sources.licences import LICENCE_FILES
 
 INDEX = "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -20,9 +21,8 @@ SMALL_FILES = (
     "*.jinja",
     "*.txt",
     "*.tiktoken",
-    "LICENSE*",
-    "NOTICE*",
-    "README.md",
+    *LICENCE_FILES,
+    "README.md",  # states the licence
 )
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")

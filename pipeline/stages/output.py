@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import TEMPORARY, digest_of_file, unwritable
-from pipeline.errors import InputError
+from pipeline.errors import BrokenError, InputError
 from pipeline.export.manifest import read_manifest
 from pipeline.locks import lock, still_there, unlock
 from pipeline.release.checks.files import OUTSIDE
@@ -60,6 +60,48 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
             where=str(target),
             remedy="move them away, choose another place with --out, or use --force",
         )
+
+
+def check_file(path: Path, where: str) -> None:
+    """Refuse early a file that could not be written; its folder is made.
+
+    Args:
+        path: the file; what is in it stays.
+        where: the option that named it.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    is_new = not path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab"):  # permissions alone do not say it: root has them all, in /proc too
+            pass
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise InputError(
+            f"the file {path} cannot be written ({error.strerror})",
+            where=where,
+            remedy="name another place",
+        ) from error
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Explain why a file could not be written after all.
+
+    Raises:
+        BrokenError: it could not.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise BrokenError(
+            f"this file could not be written ({error.strerror}); the verdict above stands",
+            where=str(path),
+            remedy="free some space or name another place; what was measured is in the cache",
+        ) from error
 
 
 def check_inputs(target: Path, inputs: Iterable[Path], cache: Path) -> None:

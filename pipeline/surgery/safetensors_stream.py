@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.cache import read_json, write_json
+from pipeline.cache import parse_json, read_json, write_json
 from pipeline.errors import InputError
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -92,18 +92,37 @@ class StoredTensor:
 
 
 def stored_tensors(folder: Path) -> list[StoredTensor]:
-    """Every tensor of a checkpoint folder, in file and storage order."""
-    found: list[StoredTensor] = []
-    for file in _weight_files(folder):
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
-            start, end = entry["data_offsets"]
-            place = HEADER_LENGTH_BYTES + length + start
-            shape = tuple(entry["shape"])
-            found.append(StoredTensor(name, file, entry["dtype"], shape, end - start, place))
+    """Every tensor of a checkpoint folder, in file and storage order.
+
+    Raises:
+        InputError: a file's header can be read in two ways.
+    """
+    return [tensor for file in _weight_files(folder) for tensor in tensors_of(file)]
+
+
+def tensors_of(file: Path) -> list[StoredTensor]:
+    """Every tensor of a file that the library can open, in storage order.
+
+    Raises:
+        InputError: its header can be read in two ways: a tensor is named twice, say.
+    """
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(HEADER_LENGTH_BYTES), "little")
+        try:
+            header: dict[str, Any] = parse_json(stream.read(length))
+        except ValueError as error:
+            raise InputError(
+                f"its header can be read in two ways: {error}",
+                where=str(file),
+                remedy="download or copy it again",
+            ) from error
+    header.pop("__metadata__", None)
+    found = []
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
+        start, end = entry["data_offsets"]
+        place = HEADER_LENGTH_BYTES + length + start
+        shape = tuple(entry["shape"])
+        found.append(StoredTensor(name, file, entry["dtype"], shape, end - start, place))
     return found
 
 

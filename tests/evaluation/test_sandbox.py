@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.errors import InputError
+from pipeline.errors import BrokenError, InputError
 from pipeline.evaluation import sandbox, sandbox_child
 from pipeline.evaluation.sandbox import run_program
 
@@ -147,6 +148,87 @@ def test_without_isolation_nothing_is_run(monkeypatch: pytest.MonkeyPatch) -> No
 def test_a_program_cannot_have_the_kernel_signal_us() -> None:
     program = "import fcntl, os\nfcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())\n"
     assert run_program(program) == "failed"
+
+
+IOCTL = """
+import ctypes, os
+libc = ctypes.CDLL(None, use_errno=True)
+number = os.open("own", os.O_CREAT | os.O_RDWR)
+value = ctypes.c_long({value})
+assert libc.ioctl(number, {request}, ctypes.byref(value)) == -1
+assert ctypes.get_errno() == 1, ctypes.get_errno()  # EPERM: not what the file system says of it
+"""
+
+
+@pytest.mark.parametrize(
+    ("request_number", "value"),
+    [(0x541B, 0), (0x40086602, 0x10), (0xC0045877, 0)],
+    ids=["size", "immutable", "freeze"],
+)
+def test_no_control_of_files_and_file_systems(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_number: int, value: int
+) -> None:
+    """Root could make a file that nobody can remove, or stop a whole file system."""
+    if request_number == 0xC0045877:  # on any file of it: never tried on a kernel that would
+        assert 16 not in sandbox_child.ALLOWED.values()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert run_program(IOCTL.format(request=request_number, value=value)) == "passed"
+    assert os.listdir(tmp_path) == []
+
+
+def status_of_program(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
+    """What the kernel says of a program's process while it runs."""
+    started: list[subprocess.Popen[bytes]] = []
+    seen: list[str] = []
+    popen, overflows = subprocess.Popen, sandbox._overflows
+
+    def start(*arguments: Any, **options: Any) -> Any:
+        started.append(popen(*arguments, **options))
+        return started[-1]
+
+    def look(folder: Path) -> bool:
+        seen.append(Path(f"/proc/{started[0].pid}/status").read_text())
+        return overflows(folder)
+
+    monkeypatch.setattr(sandbox.subprocess, "Popen", start)
+    monkeypatch.setattr(sandbox, "_overflows", look)
+    program = "import time, json, hashlib\nopen('own', 'w').write('x')\ntime.sleep(1.5)\n"
+    assert run_program(program) == "passed"
+    lines = (line.partition(":") for line in seen[-1].splitlines())
+    return {name: value.split() for name, _, value in lines}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has capabilities to drop")
+@pytest.mark.parametrize("python", [sys.executable, "/usr/bin/python3"])
+def test_a_program_of_root_has_no_rights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, python: str
+) -> None:
+    if not Path(python).is_file():
+        pytest.skip("no such Python here")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr(sys, "executable", python)
+    status = status_of_program(monkeypatch)
+    for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
+        assert int(status[name][0], 16) == 0, name
+    assert (status["NoNewPrivs"], status["Seccomp"]) == (["1"], ["2"])
+    if python == "/usr/bin/python3":  # which nobody can read
+        assert status["Uid"] == ["65534"] * 4 and status["Gid"] == ["65534"] * 4
+        assert status["Groups"] == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_removed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def refuse(folder: Path) -> None:
+        raise PermissionError(1, "Operation not permitted", str(folder / "own"))
+
+    monkeypatch.setattr(sandbox.shutil, "rmtree", refuse)
+    with pytest.raises(BrokenError, match="could not be removed") as caught:
+        run_program("pass")
+    assert caught.value.where.endswith("own") and "by hand" in caught.value.remedy
 
 
 def test_a_program_cannot_make_folders() -> None:  # thousands within each other outlive removal

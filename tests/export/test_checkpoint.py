@@ -91,6 +91,11 @@ def test_what_belongs_to_a_checkpoint_comes_along_and_nothing_else(tmp_path: Pat
         "merges.txt",
         "chat_template.jinja",
         "LICENSE",
+        "license.txt",
+        "LICENCE.md",
+        "COPYING",
+        "Notice",
+        "USE_POLICY.md",
         "additional_chat_templates/tools.jinja",
     ]
     others = ["README.md", "modeling.py", "pytorch_model.bin", "config.json", "tokenizer_cache/x"]

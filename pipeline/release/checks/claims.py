@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
 from pipeline.cache import read_json
-from pipeline.evaluation.results import Evaluation
+from pipeline.evaluation.results import Evaluation, TaskResult
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.release.card import NAME as CARD
 from pipeline.release.card import card_text
@@ -21,35 +21,50 @@ SHOWN_DIFFERENCES = 100
 # error. What moves by more was not measured on these weights.
 CLAIM_ERRORS = 1.0
 CLAIM_FLOOR = 0.002  # where there is no standard error, as a share of the value
+CLAIM_SPREAD = 0.1  # of a standard error, as a share of it
+CLAIM_TOKENS = 0.1  # as a share: a model that writes ends elsewhere if it writes something else
+EXACT = ("task", "side", "n", "higher_is_better", "estimator")
+MODELS = ("base", "pruned", "control")
 
 
-def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> list[Finding]:
+def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     """Compare what the files of a release say of its results with what its manifest says.
 
     `evaluation.json` and the card are made from the manifest; a release may leave them out, and
     the card of another version cannot be made again.
+
+    Returns:
+        What is said otherwise, and what could not be compared.
     """
     claimed = manifest.get("evaluation")
-    findings = []
+    findings, notes = [], []
     if manifest.get("verdict") != _object(claimed).get("verdict"):
         findings.append(Finding(MANIFEST, "its verdict is not that of its evaluation"))
     if (path := folder / EVALUATION).is_file():
+        # It is a part of the manifest, so one that is larger need not be read into memory.
+        same = path.stat().st_size <= (folder / MANIFEST).stat().st_size
         try:
-            same = read_json(path) == claimed
+            same = same and read_json(path) == claimed
         except ValueError:
             same = False
         if not same:
             findings.append(Finding(EVALUATION, "is not what the manifest says of the evaluation"))
-    same_version = _object(manifest.get("environment")).get("unlearn-pipeline") == __version__
-    if (path := folder / CARD).is_file() and same_version:
+    version = _object(manifest.get("environment")).get("unlearn-pipeline")
+    path = folder / CARD
+    if path.is_file() and version != __version__:
+        notes.append(
+            f"not compared: the card, which version {_shown(version)} is said to have made; "
+            f"this is {__version__}"
+        )
+    elif path.is_file():
         try:
             made = card_text(dict(manifest)).encode()
         except Exception as error:  # whatever a template meets in a manifest that lies
             findings.append(Finding(MANIFEST, f"no card can be made of it ({error!r})"))
         else:
-            if path.read_bytes() != made:
+            if path.stat().st_size != len(made) or path.read_bytes() != made:
                 findings.append(Finding(CARD, "is not the card that the manifest gives"))
-    return findings
+    return findings, notes
 
 
 def check_evaluation(
@@ -67,21 +82,21 @@ def check_evaluation(
     findings: list[Finding] = []
     other: list[str] = []
     compared = 0
-    for model, evaluation in measured.items():
-        tasks = _object(_object(_object(claimed).get(model)).get("tasks"))
-        other += [name for name in tasks if name not in evaluation.tasks]
-        for name, result in evaluation.tasks.items():
+    section = _object(claimed)
+    for model in sorted({*measured, *(name for name in MODELS if section.get(name))}):
+        evaluation = measured.get(model)
+        own = evaluation.tasks if evaluation else {}
+        tasks = _object(_object(section.get(model)).get("tasks"))
+        other += [name for name in tasks if name not in own]
+        for name, result in own.items():
             claim = _object(tasks.get(name))
             if claim.get("documents") != result.documents:
                 other.append(name)
                 continue
             compared += 1
-            figures = _object(claim.get("metrics"))
-            for metric, value in result.metrics.items():
-                said = figures.get(metric)
-                if not _agrees(said, value, result.stderr.get(metric)):
-                    what = f"says {metric} of {model} on {name} is {_shown(said)}"
-                    findings.append(Finding(EVALUATION, f"{what}, measured {_shown(value)}"))
+            findings += [
+                Finding(EVALUATION, f"says {what}") for what in _wrong(claim, result, model)
+            ]
     notes = [
         f"not compared with the release's figures, which are of other items: {name}"
         for name in dict.fromkeys(other)
@@ -90,6 +105,33 @@ def check_evaluation(
         total = compared + len(other)
         notes.append(f"{compared} of {total} results of the release could be compared")
     return findings, notes
+
+
+def check_prompts(
+    claimed: Any, prompts: Sequence[str], written: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Compare claimed completions with those that the models write here.
+
+    Where two words are nearly as likely, other kernels choose the other one and go on from there,
+    so what differs is a note and no finding.
+
+    Args:
+        claimed: what the release says that the models write.
+        prompts: the prompts that were completed here.
+        written: their completions "before" and "after", in the order of the prompts.
+    """
+    notes = []
+    claims = [_object(claim) for claim in claimed] if isinstance(claimed, list) else []
+    for claim in claims:
+        prompt = claim.get("prompt")
+        shown = _shown(repr(prompt))
+        if prompt not in prompts:
+            notes.append(f"not compared: what the models write after {shown}")
+            continue
+        for which, model in (("before", "base"), ("after", "pruned")):
+            if claim.get(which) != written[which][prompts.index(prompt)]:
+                notes.append(f"the {model} model goes on otherwise here after {shown}")
+    return notes
 
 
 def differences(theirs: Any, ours: Any) -> list[str]:
@@ -109,12 +151,43 @@ def _differences(theirs: Any, ours: Any, key: str) -> Iterator[str]:
         yield f"{_shown(key)}: {_shown(theirs)} in the release, {_shown(ours)} here"
 
 
+def _wrong(claim: dict[str, Any], result: TaskResult, model: str) -> Iterator[str]:
+    """Yield what a claim about a task says otherwise than the same measured."""
+    of = f"of {model} on {result.task}"
+    for key in EXACT:
+        if claim.get(key) != getattr(result, key):
+            measured = _shown(getattr(result, key))
+            yield f"{key} {of} is {_shown(claim.get(key))}, measured {measured}"
+    if not _within(claim.get("tokens"), result.tokens, CLAIM_TOKENS * result.tokens):
+        yield f"tokens {of} is {_shown(claim.get('tokens'))}, measured {result.tokens}"
+    figures, errors = _object(claim.get("metrics")), _object(claim.get("stderr"))
+    for metric in sorted(figures.keys() - result.metrics.keys()):
+        yield f"{metric} {of} is {_shown(figures[metric])}, which was not measured"
+    for metric in sorted(errors.keys() - result.stderr.keys()):
+        yield f"the error of {metric} {of} is {_shown(errors[metric])}, which was not measured"
+    for metric, value in result.metrics.items():
+        said, error = figures.get(metric), result.stderr.get(metric)
+        if not _agrees(said, value, error):
+            yield f"{metric} {of} is {_shown(said)}, measured {_shown(value)}"
+            continue
+        # The error moves with its figure, and by no more than that.
+        moved = abs(said - value) if isinstance(said, int | float) else 0.0
+        spread = math.nan if error is None else error
+        if not _within(errors.get(metric), spread, moved + CLAIM_SPREAD * spread):
+            said_error = _shown(errors.get(metric))
+            yield f"the error of {metric} {of} is {said_error}, measured {_shown(error)}"
+
+
 def _agrees(said: Any, value: float, error: float | None) -> bool:
-    if not isinstance(said, int | float):
-        return said is None and not math.isfinite(value)
     allowed = CLAIM_FLOOR * abs(value)
     if error is not None and math.isfinite(error):
         allowed = max(allowed, CLAIM_ERRORS * error)
+    return _within(said, value, allowed)
+
+
+def _within(said: Any, value: float, allowed: float) -> bool:
+    if not isinstance(said, int | float):
+        return said is None and not math.isfinite(value)
     return value - allowed <= said <= value + allowed  # an integer may be too large to subtract
 
 

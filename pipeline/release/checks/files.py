@@ -15,8 +15,11 @@ from pipeline.release.checks.findings import Finding
 
 SIGNATURE = "model.sig"
 OUTSIDE = (MANIFEST, SIGNATURE, ".gitattributes")  # the only files that are not in the hashes
-# What `hf download --local-dir` writes beside a download, and nothing loads.
+# What `hf download --local-dir` writes beside a download, a few lines each, and nothing loads.
 DOWNLOAD = ".cache/huggingface"
+OF_DOWNLOAD = (".gitignore", "CACHEDIR.TAG")  # and *.lock and *.metadata in download/
+OF_DOWNLOAD_BYTES = 4096
+COMPARED_BYTES = 1 << 22  # at a time
 # What publishing may add, in a folder of its own: no loader reads it, and nothing vouches for it.
 EXTRA = "extra"
 EXTRA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".md", ".txt", ".csv")
@@ -62,7 +65,7 @@ def released_files(folder: Path) -> Iterator[str]:
         name = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
             continue
-        if name not in OUTSIDE and not name.startswith(f"{DOWNLOAD}/"):
+        if name not in OUTSIDE and not _left_by_download(path, name):
             yield name
 
 
@@ -74,6 +77,7 @@ def check_contents(
     code: Collection[Path] = (),
     *,
     carries_code: bool = False,
+    maps: bool = True,
 ) -> list[Finding]:
     """Compare all that a loader reads beside the weights with what the base gives.
 
@@ -84,6 +88,7 @@ def check_contents(
         weights: names of the files that hold the weights, their index included.
         code: our own modeling files, to which the release's must be equal.
         carries_code: it must have a copy of the base's own code too.
+        maps: something is compensated, so that there may be maps.
     """
     found = _check_config(folder / "config.json", config)
     own = {path.name: path for path in code}
@@ -92,15 +97,36 @@ def check_contents(
         path, whose = folder / name, "this program's" if name in own else "the base's"
         if not path.is_file():
             found.append(Finding(name, f"is missing; it must be {whose}"))
-        elif path.read_bytes() != ours.read_bytes():
+        elif not _same_bytes(path, ours):
             found.append(Finding(name, f"differs from {whose}"))
-    known = {"config.json", MAPS, *expected, *weights}
+    known = {"config.json", *([MAPS] if maps else []), *expected, *weights}
     for name in sorted(released_files(folder)):
         if name not in known and not any(
             PurePosixPath(f"/{name}").match(f"/{c}") for c in EXPLAINED
         ):
             found.append(Finding(name, "neither the base nor the pruning explains this file"))
     return found
+
+
+def _left_by_download(path: Path, name: str) -> bool:
+    """Whether a file is one that a download leaves, by its name, kind and size."""
+    if not name.startswith(f"{DOWNLOAD}/") or path.is_symlink() or not path.is_file():
+        return False
+    parts = PurePosixPath(name.removeprefix(f"{DOWNLOAD}/"))
+    listed = str(parts) in OF_DOWNLOAD or (
+        parts.parts[0] == "download" and parts.suffix in (".lock", ".metadata")
+    )
+    return listed and path.stat().st_size <= OF_DOWNLOAD_BYTES
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    if one.stat().st_size != other.stat().st_size:
+        return False
+    with one.open("rb") as first, other.open("rb") as second:
+        while chunk := first.read(COMPARED_BYTES):
+            if chunk != second.read(COMPARED_BYTES):
+                return False
+    return True
 
 
 def _check_config(path: Path, expected: dict[str, Any]) -> list[Finding]:

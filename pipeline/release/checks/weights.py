@@ -10,9 +10,16 @@ from pipeline.cache import read_json
 from pipeline.errors import InputError
 from pipeline.release.checks.findings import Finding
 from pipeline.sources.model_folder import check_weights
-from pipeline.surgery.safetensors_stream import INDEX_NAME, StoredTensor, stored_tensors
+from pipeline.surgery.safetensors_stream import (
+    INDEX_NAME,
+    SINGLE_NAME,
+    StoredTensor,
+    stored_tensors,
+    tensors_of,
+)
 
 METADATA = {"format": "pt"}
+MAP_TYPE = "F32"
 
 
 def weight_files(folder: Path) -> tuple[list[StoredTensor], list[Finding]]:
@@ -41,13 +48,36 @@ def check_weight_files(folder: Path, released: list[StoredTensor]) -> list[Findi
             for name in sorted(named.keys() | stored.keys())
             if named.get(name) != stored.get(name)
         ]
+    elif released[0].file.name != SINGLE_NAME:
+        what = f"is no {SINGLE_NAME}, and no {INDEX_NAME} names it: loaders do not find it"
+        found.append(Finding(released[0].file.name, what))
     for file in sorted({tensor.file for tensor in released}):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                metadata = opened.metadata()
-        except (SafetensorError, OSError) as error:
-            found.append(Finding(file.name, f"cannot be read ({error})"))
-            continue
-        if metadata != METADATA:
-            found.append(Finding(file.name, f"its metadata is {metadata}, expected {METADATA}"))
+        found += _check_metadata(file, file.name)
     return found
+
+
+def check_map_file(path: Path, name: str) -> list[Finding]:
+    """Check that a file of compensation maps holds float32 tensors and nothing else.
+
+    Args:
+        path: the file, which the library can open.
+        name: what it is called in the release.
+    """
+    try:
+        tensors = tensors_of(path)
+    except InputError as error:
+        return [Finding(name, error.what)]
+    types = sorted({tensor.dtype for tensor in tensors} - {MAP_TYPE})
+    found = [Finding(name, f"holds {', '.join(types)}, expected {MAP_TYPE}")] if types else []
+    return found + _check_metadata(path, name)
+
+
+def _check_metadata(path: Path, name: str) -> list[Finding]:
+    try:
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata()
+    except (SafetensorError, OSError) as error:
+        return [Finding(name, f"cannot be read ({error})")]
+    if metadata != METADATA:
+        return [Finding(name, f"its metadata is {metadata}, expected {METADATA}")]
+    return []

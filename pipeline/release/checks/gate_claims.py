@@ -1,0 +1,209 @@
+"""What a release says of its gates: whether it follows from its figures, and from ours."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.evaluation.gates import GateResult, Verdict, drop_of
+from pipeline.evaluation.results import Evaluation
+from pipeline.recipe import Gate, Statistics
+from pipeline.release.checks.findings import Finding
+
+EVALUATION = "evaluation.json"
+FLOOR = 0.002  # figures that rounding may move, as a share of the value
+ARITHMETIC = 1e-9
+WORST_FIRST = ("FAIL", "INCONCLUSIVE", "PASS")
+NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+NEEDED = re.compile(r", about [\d,]+ could$")
+DIRECTION = re.compile(r"\b(dropped|rose|fell|lost|gained|more|less)\b")
+
+
+def check_gates(
+    claimed: Any,
+    recipe: Any,
+    measured: Mapping[str, Evaluation],
+    verdict: Verdict,
+    statistics: Statistics,
+) -> tuple[list[Finding], list[str]]:
+    """Compare claimed gates with the claimed recipe and figures, and with the same gates measured.
+
+    Args:
+        claimed: what the release says of its evaluation; it follows the manifest's schema.
+        recipe: the recipe that the release says it was made by.
+        measured: by model, the evaluation that was just run.
+        verdict: what the validator's gates say of it.
+        statistics: how sure the validator's gates must be.
+
+    Returns:
+        What does not follow, and what could not be compared.
+    """
+    gates: list[dict[str, Any]] = claimed["gates"]
+    findings = [Finding(EVALUATION, what) for what in _contradictions(claimed, recipe)]
+    notes = []
+    own = {_name(_definition(result.gate.model_dump())): result for result in verdict.gates}
+    same_tests = _statistics(recipe) == statistics and math.isclose(
+        claimed["level_of_each_gate"], verdict.level
+    )
+    for gate in gates:
+        name = _name(_definition(gate))
+        result = own.get(name)
+        if result is None or not same_tests or not _same_items(result.gate, claimed, measured):
+            notes.append(f"a gate of the release was not compared with one of yours: {name}")
+            continue
+        for what, certain in _differences(gate, result):
+            line = f"its gate on {gate['task']} {gate['metric']} {what}"
+            if certain:
+                findings.append(Finding(EVALUATION, line))
+            else:
+                notes.append(f"{line}; its limit lies between both figures")
+    if claimed["verdict"] != verdict.decision:
+        notes.append(
+            f"the release says {claimed['verdict']} of itself; your gates and measurements say "
+            f"{verdict.decision}"
+        )
+    return findings, notes
+
+
+def _contradictions(claimed: dict[str, Any], recipe: Any) -> Iterator[str]:
+    """Yield what the release says of its gates and its own recipe and figures do not give."""
+    gates, statistics = claimed["gates"], _statistics(recipe)
+    try:
+        stated = [_definition(Gate.model_validate(gate).model_dump()) for gate in recipe["gates"]]
+    except (KeyError, TypeError, ValidationError):
+        statistics = None
+    if statistics is None:
+        yield "the gates of its recipe cannot be read"
+        return
+    if [_definition(gate) for gate in gates] != stated:
+        yield "its gates are not those of its recipe"
+        return
+    level = statistics.level / max(len(gates), 1)
+    if not math.isclose(claimed["level_of_each_gate"], level):
+        yield f"the level of its gates is not what its recipe gives: {level:.4g}"
+    decisions = {gate["decision"] for gate in gates}
+    if claimed["verdict"] != next((each for each in WORST_FIRST if each in decisions), "UNJUDGED"):
+        yield f"its verdict {claimed['verdict']} is not that of its gates"
+    for gate, fields in zip(gates, stated, strict=True):
+        given = _from_figures(Gate.model_validate(fields), claimed)
+        for key, value in zip(("base", "pruned", "drop"), given, strict=True):
+            if not _close(gate[key], value, ARITHMETIC):
+                yield f"{key} of its gate on {_name(fields)} is not what its figures give"
+
+
+def _statistics(recipe: Any) -> Statistics | None:
+    """The statistics of a recipe that somebody else wrote; None if they cannot be read."""
+    try:
+        return Statistics.model_validate(recipe["statistics"])
+    except (KeyError, TypeError, ValidationError):
+        return None
+
+
+def _from_figures(gate: Gate, claimed: dict[str, Any]) -> tuple[float, float, float]:
+    """Metric of base and pruned model, and the drop, by the release's own figures."""
+    values, drops = [], []
+    for task in gate.tasks:
+        sides = [_task(claimed, model, task) for model in (gate.against, "pruned")]
+        before, after = (_number(side.get("metrics", {}).get(gate.metric)) for side in sides)
+        higher = sides[0].get("higher_is_better", {}).get(gate.metric, True)
+        values.append((before, after))
+        drops.append(drop_of(gate, before, after, higher_is_better=higher))
+    return (*values[0], drops[0] - sum(drops[1:]))
+
+
+def _differences(gate: dict[str, Any], result: GateResult) -> Iterator[tuple[str, bool]]:
+    """Yield in what a claimed gate differs from the measured one; what rounding may do is not sure.
+
+    Its figures were compared with the measured ones already, so the drop may differ by as much as
+    they may; the bounds of the interval may differ by that and a quarter of the interval.
+    """
+    moved = abs(_number(gate["drop"]) - result.drop)
+    width = 0.0 if result.low is None or result.high is None else result.high - result.low
+    allowed = (width / 4 if math.isfinite(width) else 0.0) + (moved if math.isfinite(moved) else 0)
+    bounds = {"drop_low": result.low, "drop_high": result.high}
+    for key, bound in bounds.items():
+        said = gate[key]
+        if (said is None) != (bound is None or not math.isfinite(bound)):
+            yield f"says {key} is {said}, measured {bound}", True
+        elif said is not None and not _close(said, _number(bound), allowed):
+            yield f"says {key} is {said:.4g}, measured {bound:.4g}", True
+    if gate["decision"] != result.decision:
+        between = any(
+            min(gate[key], bound) <= result.bound <= max(gate[key], bound)
+            for key, bound in bounds.items()
+            if gate[key] is not None and bound is not None
+        )
+        yield f"says {gate['decision']}, measured {result.decision}", not between
+    if not _same_sentence(gate, result, allowed):
+        yield f"says in words: {gate['sentence']!r}, measured: {result.sentence!r}", True
+
+
+def _same_sentence(gate: dict[str, Any], result: GateResult, allowed: float) -> bool:
+    """Whether two sentences say the same, with figures that may differ by `allowed`."""
+    if gate["sentence"] == result.sentence:
+        return True
+    parts = []
+    for sentence in (str(gate["sentence"]), result.sentence):
+        head, _, tail = sentence.partition(";")
+        figures, _, limit = head.rpartition("(")
+        parts.append((figures, limit, NEEDED.sub("", tail)))
+    (said, *said_rest), (measured, *measured_rest) = parts
+    if said_rest != measured_rest and gate["decision"] == result.decision:
+        return False
+    signs = [_number(gate["base"]) - _number(gate["pruned"]), result.base - result.pruned]
+    turned = signs[0] * signs[1] <= 0 or _number(gate["drop"]) * result.drop <= 0
+    words = [NUMBER.sub("#", text) for text in (said, measured)]
+    if turned:  # a drop about zero: on the other side of it the verb is another
+        words = [DIRECTION.sub("#", text) for text in words]
+    numbers = [
+        [float(number.replace(",", "")) for number in NUMBER.findall(text)]
+        for text in (said, measured)
+    ]
+    if words[0] != words[1] or len(numbers[0]) != len(numbers[1]):
+        return False
+    percent = result.gate.scale != "absolute"
+    shown = 0.1 if percent else 0.0  # the last digit that is shown
+    scale = 100 if percent else 1
+    return all(
+        _close(one, other, allowed * scale + shown) for one, other in zip(*numbers, strict=True)
+    )
+
+
+def _same_items(gate: Gate, claimed: Any, measured: Mapping[str, Evaluation]) -> bool:
+    return all(
+        model in measured
+        and task in measured[model].tasks
+        and _task(claimed, model, task).get("documents") == measured[model].tasks[task].documents
+        for model in (gate.against, "pruned")
+        for task in gate.tasks
+    )
+
+
+def _task(claimed: Any, model: str, task: str) -> dict[str, Any]:
+    figures = ((claimed.get(model) or {}).get("tasks") or {}).get(task)
+    return figures if isinstance(figures, dict) else {}
+
+
+def _definition(gate: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes a gate this one: the recipe's fields, without those that are not set."""
+    return {name: gate[name] for name in Gate.model_fields if gate.get(name) is not None}
+
+
+def _name(definition: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in definition.items())
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _close(said: Any, value: float, allowed: float) -> bool:
+    """Whether two numbers are equal up to `allowed`, or rounding; null stands for NaN."""
+    number = _number(said)
+    if not (math.isfinite(number) and math.isfinite(value)):
+        return not math.isfinite(number) and not math.isfinite(value)
+    return abs(number - value) <= max(allowed, FLOOR * abs(value) if allowed > ARITHMETIC else 0)
