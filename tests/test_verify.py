@@ -514,9 +514,9 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"format": 2', b'"format": true', "its format is no integer"),
-        (b'"format": 2', b'"format": 1.0', "its format is no integer"),
-        (b'"format": 2', b'"format": 2, "format": 2', "'format' is there twice"),
+        (b'"format": 3', b'"format": true', "its format is no integer"),
+        (b'"format": 3', b'"format": 3.0', "its format is no integer"),
+        (b'"format": 3', b'"format": 3, "format": 3', "'format' is there twice"),
         (b'"seed": 0', b'"seed": NaN', "Out of range float values"),
         (b"{", b"\xef\xbb\xbf{", "BOM"),
         (b"{", b"{" + b"[" * 200_000, "pruning_manifest.json that can be read"),
