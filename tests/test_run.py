@@ -241,7 +241,7 @@ def test_an_interrupt_within_the_first_evaluation_leaves_no_output(
         patch.setattr("lm_eval.evaluator.evaluate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             place.run()
-    assert os.listdir(place.target.parent) == []
+    assert not place.target.parent.exists()
     assert place.cached("evaluation") == set()
     assert len(place.cached("scoring")) == 2
     monkeypatch.setattr("pipeline.stages.measure.load_model", pytest.fail)  # scoring is kept
