@@ -122,11 +122,12 @@ def show_validation(found: dict[str, Any], console: Console | None = None) -> No
 def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> None:
     """Print what a run would do."""
     console = console or _console()
-    console.print(f"[bold]{forecast['recipe']}[/]: {escape(forecast['description'])}")
+    title = f"[bold]{forecast['recipe']}[/]: {escape(forecast['description'])}"
+    console.print(title, soft_wrap=True)
     model = forecast["model"]
     console.print(f"Model:   {escape(model['name'])} ({model['kind']}, {model['architecture']})")
     for line in forecast["units"]:
-        console.print(f"Units:   {line}")
+        console.print(f"Units:   {line}", soft_wrap=True)
     table = Table(title="Texts", title_justify="left")
     for column in ("name", "side", "genre", "licence", "tokens scored", "held out"):
         table.add_column(
@@ -166,7 +167,8 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
         f"{forecast['cache_bytes'] / 1e6:,.0f} MB in the cache"
     )
     console.print(
-        "No weights were downloaded, nothing was converted or scored, and no output was written."
+        "No weights were downloaded, nothing was converted or scored, and no output was written.",
+        soft_wrap=True,
     )
 
 
