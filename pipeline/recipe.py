@@ -458,7 +458,9 @@ class Statistics(Section):
         20,
         ge=2,
         strict=True,
-        description="With fewer documents a gate is inconclusive, whatever they say.",
+        description="With fewer documents a gate is inconclusive, whatever they say; so is one on "
+        "a metric that is no mean of values between 0 and 1, unless half as many documents differ "
+        "from the commonest difference of the two models.",
     )
 
 

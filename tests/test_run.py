@@ -279,7 +279,7 @@ def test_a_checkpoint_that_fails_its_proof_is_not_released(
 
 
 def test_gates_that_fail_keep_the_output_and_say_so(place: Place) -> None:
-    gate = {"task": "next_token_code", "metric": "top1", "drops_at_least": 5.0}
+    gate = {"task": "next_token_code", "metric": "loss", "drops_at_least": 5.0}
     outcome = place.run(gates=[gate])
     assert outcome.manifest["verdict"] == "FAIL"
     assert read_json(place.target / "evaluation.json")["verdict"] == "FAIL"

@@ -31,7 +31,7 @@ class GateResult:
         high: the drop is at most this, at the gate's level; None if that is unknown.
         bound: what the drop is compared with.
         decision: PASS if the drop is shown to be on the right side of the bound, FAIL if it is
-            shown to be on the wrong one, else INCONCLUSIVE.
+            shown to be on the wrong one or the pruned model is broken, else INCONCLUSIVE.
         sentence: all that in words.
     """
 
@@ -156,13 +156,15 @@ def _judge(
         low, high = (interval.low, interval.high) if interval else (None, None)
         return GateResult(gate, first.before, first.after, drop, low, high, bound, decision, words)
 
-    # A model that answers NaN or infinity is broken, whichever way the comparison goes.
-    if not all(math.isfinite(value) for each in drops for value in each[:3]):
-        return result("FAIL", f"{gate.task} {gate.metric} cannot be judged {limit}")
+    # A pruned model that answers NaN or infinity is broken, whichever way the comparison goes.
+    if not all(math.isfinite(each.after) for each in drops):
+        return result("FAIL", f"{said} {limit}; the pruned model is broken")
     intervals = [each.interval for each in drops if not isinstance(each.interval, str)]
     if reasons := [each.interval for each in drops if isinstance(each.interval, str)]:
         return result("INCONCLUSIVE", f"{said} {limit}; {reasons[0]}")
     interval = intervals[0] if len(intervals) == 1 else intervals[0].minus(intervals[1])
+    if interval.unknown:
+        return result("INCONCLUSIVE", f"{said} {limit}; {interval.unknown}")
     words = f"{said}, from {_amount(gate, interval.low)} to {_amount(gate, interval.high)} {limit}"
     decision = _decision(gate, interval, bound)
     if decision == "INCONCLUSIVE":
@@ -204,8 +206,11 @@ def _drop_on(
     def found(interval: Interval | str) -> _Drop:
         return _Drop(*values, drop, interval, higher_is_better)
 
-    if not all(map(math.isfinite, (*values, drop))):
+    if not all(map(math.isfinite, values)):
         return found("a figure is not finite")
+    if not math.isfinite(drop):
+        of = "0" if gate.chance is None else f"not better than chance ({gate.chance:g})"
+        return found(f"the base is {of}, and nothing is a share of that")
     paired = paired_documents(reference, pruned, task, gate.metric)
     if paired is None:
         return found("no figure per document, so no test")
@@ -217,7 +222,8 @@ def _drop_on(
             level=level,
             higher_is_better=higher_is_better,
             relative=gate.scale != "absolute",
-            chance=gate.chance or 0.0,
+            chance=gate.chance,
+            min_differing=math.ceil(least / 2),
         )
     )
 
@@ -254,9 +260,11 @@ def _said(gate: Gate, drops: Sequence[_Drop], drop: float) -> str:
     of = " of its distance to chance" if gate.scale == "above_chance" else ""
     verb = better if first.drop < 0 else worse
     said = f"{gate.task} {gate.metric} {verb} {_amount(gate, abs(first.drop))}{of}"
+    if not math.isfinite(first.drop):
+        said = f"{gate.task} {gate.metric} went from {first.before:.4g} to {first.after:.4g}"
     if gate.against == "control":
         said += " against the control"
-    if gate.more_than is not None:
+    if gate.more_than is not None and math.isfinite(drop):
         beyond = "more" if drop >= 0 else "less"
         said += f", {_amount(gate, abs(drop))} {beyond} than {gate.more_than}"
     return said

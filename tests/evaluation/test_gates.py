@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import atexit
+import itertools
 import json
 import math
 import shutil
@@ -15,11 +16,13 @@ from hypothesis import strategies as st
 
 from pipeline.cache import plain_json
 from pipeline.errors import BrokenError, InputError
-from pipeline.evaluation.gates import ROUNDING, drop_of, judge
-from pipeline.evaluation.results import RATIO, Evaluation, TaskResult
+from pipeline.evaluation.gates import drop_of, judge
+from pipeline.evaluation.results import MEAN, RATIO, Evaluation, TaskResult
 from pipeline.recipe import Gate, Statistics
 
 values = st.floats(0.01, 100)
+MODELS = itertools.count(1)
+NOISE = 1e-7  # documents that all differ alike would say nothing of those that were not asked
 ROOM = tempfile.mkdtemp()
 atexit.register(shutil.rmtree, ROOM)
 
@@ -34,9 +37,11 @@ def measured(
 ) -> Evaluation:
     """An evaluation with n documents around a value; without spread, its interval is a point."""
     folder = Path(tempfile.mkdtemp(dir=ROOM))
+    model = next(MODELS)
     with (folder / f"{task}.jsonl").open("w") as lines:
         for number in range(n):
-            figure = [2 * value + spread * (-1) ** number, 2]
+            noise = NOISE * value * math.cos(number * model)
+            figure = [2 * value + spread * (-1) ** number + noise, 2]
             row = {"doc_id": number, "document": f"{documents}{number}", metric: figure}
             lines.write(json.dumps(plain_json(row)) + "\n")
     higher = {metric: metric != "loss"}
@@ -52,6 +57,22 @@ def together(one: Evaluation, other: Evaluation) -> Evaluation:
     for name in other.tasks:
         shutil.copy(other.samples_folder / f"{name}.jsonl", one.samples_folder)
     return Evaluation({**one.tasks, **other.tasks}, one.samples_folder)
+
+
+def solved(shares: list[float], value: float | None = None) -> Evaluation:
+    """An evaluation whose metric is the mean of documents between 0 and 1."""
+    folder = Path(tempfile.mkdtemp(dir=ROOM))
+    rows = [
+        json.dumps({"doc_id": number, "document": str(number), "top1": share}) + "\n"
+        for number, share in enumerate(shares)
+    ]
+    (folder / "code.jsonl").write_text("".join(rows))
+    metrics = {"top1": sum(shares) / len(shares) if value is None else value}
+    result = TaskResult(
+        "code", "forget", metrics, {"top1": None}, {"top1": True}, {"top1": MEAN}, len(shares),
+        "d", 1, 1.0,
+    )  # fmt: skip
+    return Evaluation({"code": result}, folder)
 
 
 def gate(metric: str = "top1", **fields: Any) -> Gate:
@@ -77,9 +98,9 @@ def gate(metric: str = "top1", **fields: Any) -> Gate:
         (
             {"drops_at_least": 0.5, "scale": "above_chance", "chance": 0.2},
             0.8,
-            0.5,
+            0.44,
             True,
-            "code top1 lost 50 % of its distance to chance, from 50 % to 50 % (at least 50 %)",
+            "code top1 lost 60 % of its distance to chance, from 60 % to 60 % (at least 50 %)",
         ),
         ({"drops_at_least": 0.5, "metric": "loss"}, 2.0, 5.0, True,
          "code loss rose 150 %, from 150 % to 150 % (at least 50 %)"),
@@ -109,17 +130,68 @@ def test_one_failed_gate_fails_and_none_are_unjudged() -> None:
 @pytest.mark.parametrize("scale", ["absolute", "relative"])
 @pytest.mark.parametrize("metric", ["top1", "loss"])
 def test_what_is_not_a_number_never_passes(bound: str, bad: float, scale: str, metric: str) -> None:
+    """Of the pruned model it is a failure; of the base, it says nothing of the pruned model."""
     one = gate(metric, scale=scale, **{bound: 0.1})
-    for base, pruned in ((bad, 1.0), (1.0, bad), (bad, bad)):
-        assert judge([one], measured(base, metric), measured(pruned, metric)).decision == "FAIL"
+    for base, pruned in ((1.0, bad), (bad, bad)):
+        verdict = judge([one], measured(base, metric), measured(pruned, metric))
+        assert verdict.decision == "FAIL"
+        assert verdict.gates[0].sentence.endswith("; the pruned model is broken")
+    verdict = judge([one], measured(bad, metric), measured(1.0, metric))
+    assert verdict.decision == "INCONCLUSIVE"
+    assert verdict.gates[0].sentence.endswith("; a figure is not finite")
 
 
-def test_scales_without_meaning_never_pass() -> None:
-    for fields in ({"drops_at_least": 0.0}, {"drops_at_most": 9.0}):
-        verdict = judge([gate(**fields)], measured(0.0), measured(0.0))
-        assert verdict.decision == "FAIL" and "cannot be judged" in verdict.gates[0].sentence
-        below_chance = gate(scale="above_chance", chance=0.5, **fields)
-        assert judge([below_chance], measured(0.4), measured(0.1)).decision == "FAIL"
+@pytest.mark.parametrize("fields", [{"drops_at_least": 0.0}, {"drops_at_most": 0.1}])
+@pytest.mark.parametrize("pruned", [0.0, 0.4, 50.0])
+def test_of_a_base_that_has_nothing_to_lose_nothing_is_shown(
+    fields: dict[str, float], pruned: float
+) -> None:
+    (result,) = judge([gate(**fields)], measured(0.0), measured(pruned)).gates
+    assert result.decision == "INCONCLUSIVE"
+    assert f"code top1 went from 0 to {pruned:g} " in result.sentence
+    assert "the base is 0" in result.sentence
+    assert (result.low, result.high) == (None, None)
+    above = gate(scale="above_chance", chance=0.5, **fields)
+    for base in (0.4, 0.5):
+        (result,) = judge([above], measured(base), measured(pruned)).gates
+        assert result.decision == "INCONCLUSIVE"
+        assert "the base is not better than chance (0.5)" in result.sentence
+    json.dumps(judge([above], measured(0.4), measured(pruned)).as_dict())
+
+
+def test_a_base_that_is_hardly_better_than_chance_shows_nothing() -> None:
+    """23 of 30 is better than 0.75, but not shown to be."""
+    above = gate(scale="above_chance", chance=0.75, drops_at_most=0.1)
+    for right in (20, 23, 30):
+        pair = solved([1.0] * 23 + [0.0] * 7), solved([1.0] * right + [0.0] * (30 - right))
+        (result,) = judge([above], *pair).gates
+        assert result.decision == "INCONCLUSIVE"
+        assert result.sentence.endswith("; the base is not shown to be better than chance (0.75)")
+        assert (result.low, result.high) == (None, None)
+
+
+def test_a_few_documents_that_agree_decide_nothing() -> None:
+    """Pass@1 of ten samples, and one problem that both models solve in three of them."""
+    same = solved([0.0] * 19 + [0.3])
+    for margin in (0.001, 0.05, 0.13):
+        one = gate(scale="absolute", drops_at_most=margin)
+        (result,) = judge([one], same, same).gates
+        assert result.decision == "INCONCLUSIVE"
+        assert "20 documents cannot decide it, about " in result.sentence
+    assert judge([gate(scale="absolute", drops_at_most=0.15)], same, same).decision == "PASS"
+    many = solved([0.0] * 60 + [0.3])
+    assert judge([gate(scale="absolute", drops_at_most=0.05)], many, many).decision == "PASS"
+
+
+def test_documents_without_bounds_must_differ() -> None:
+    same = measured(2.0, "loss")
+    (result,) = judge([gate("loss", drops_at_most=0.1)], same, same).gates
+    assert result.decision == "INCONCLUSIVE"
+    assert result.sentence.endswith("; 0 of 20 documents differ from the rest, 10 are needed")
+    (result,) = judge(
+        [gate("loss", drops_at_most=0.1)], same, same, Statistics(min_documents=5)
+    ).gates
+    assert result.sentence.endswith("; 0 of 20 documents differ from the rest, 3 are needed")
 
 
 def test_what_cannot_be_told_is_inconclusive_and_says_how_much_would() -> None:
@@ -191,7 +263,7 @@ def test_at_least_and_at_most_are_complements_off_the_bound(
     base: float, pruned: float, scale: str, bound: float
 ) -> None:
     drop = drop_of(gate(scale=scale, drops_at_most=bound), base, pruned, higher_is_better=True)
-    assume(abs(drop - bound) > 2 * ROUNDING)
+    assume(abs(drop - bound) > 100 * NOISE * (base + pruned) / min(base, 1))
     passed = [
         judge([gate(scale=scale, **{name: bound})], measured(base), measured(pruned)).decision
         for name in ("drops_at_least", "drops_at_most")
@@ -215,7 +287,8 @@ def test_a_deeper_drop_never_fails_a_forget_gate(base: float, one: float, two: f
         higher, lower = (
             judge([asked], measured(base), measured(x)) for x in sorted((one, two))[::-1]
         )
-        assert higher.decision == "FAIL" or lower.decision == "PASS"
+        decisions = ["FAIL", "INCONCLUSIVE", "PASS"]
+        assert decisions.index(higher.decision) <= decisions.index(lower.decision)
 
 
 SELECTIVITY = {"more_than": "prose", "drops_at_least": 0.3}
@@ -254,7 +327,7 @@ def test_selectivity_is_as_unsure_as_both_tasks() -> None:
         )
         (result,) = judge([gate(**SELECTIVITY)], base, pruned).gates
         assert result.decision == "INCONCLUSIVE"
-        assert result.sentence.endswith("; 40 documents cannot decide it")  # nor could more
+        assert "; 40 documents cannot decide it" in result.sentence
         few = together(measured(0.3), measured(0.45, n=19, task="prose"))
         few_base = together(measured(0.5), measured(0.5, n=19, task="prose"))
         (result,) = judge([gate(**SELECTIVITY)], few_base, few).gates

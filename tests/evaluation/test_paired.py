@@ -10,9 +10,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.optimize import minimize_scalar
 
-import pipeline.evaluation.paired
+import pipeline.evaluation.studentised
 from pipeline.evaluation.paired import Interval, Paired, interval_of_drop
 
 Generator = np.random.Generator
@@ -33,24 +32,27 @@ def means(base: list[float], pruned: list[float]) -> Paired:
 
 
 def absolute(paired: Paired, level: float = LEVEL) -> Interval:
-    return interval_of_drop(paired, level=level, higher_is_better=True, relative=False)
-
-
-def relative(paired: Paired, level: float = LEVEL, chance: float = 0.0) -> Interval:
     return interval_of_drop(
-        paired, level=level, higher_is_better=True, relative=True, chance=chance
+        paired, level=level, higher_is_better=True, relative=False, min_differing=0
+    )
+
+
+def relative(paired: Paired, level: float = LEVEL, chance: float | None = None) -> Interval:
+    return interval_of_drop(
+        paired, level=level, higher_is_better=True, relative=True, chance=chance, min_differing=0
     )
 
 
 def without_skewness(find: Callable[[Paired], Interval], paired: Paired) -> Interval:
     """The interval that supposes symmetry."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline.evaluation.paired, "_skewness", lambda *_: 0.0)
-        patch.setattr(pipeline.evaluation.paired, "SKEWNESS_ERRORS", 0.0)
+        patch.setattr(pipeline.evaluation.studentised, "_skewness", lambda *_: 0.0)
+        patch.setattr(pipeline.evaluation.studentised, "SKEWNESS_ERRORS", 0.0)
         return find(paired)
 
 
-losses = st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), min_size=3, max_size=40)
+loss = st.floats(1.1, 9)  # were all between 0 and 1, they would be tested in another way
+losses = st.lists(st.tuples(loss, loss), min_size=3, max_size=40)
 
 
 @given(losses)
@@ -83,7 +85,7 @@ def test_hall_s_transformation_is_inverted() -> None:
     """g(t) = t + γ/√n (t²/3 + 1/6) + γ² t³ / 27n of the result is the quantile."""
     for n in (20, 1000):
         for skewness in (-1.5, -1e-9, 0.0, 0.3, 2.0):
-            t = pipeline.evaluation.paired._unskewed(1.7, skewness, n)
+            t = pipeline.evaluation.studentised._unskewed(1.7, skewness, n)
             cube = skewness**2 * t**3 / (27 * n)
             back = t + skewness / math.sqrt(n) * (t**2 / 3 + 1 / 6) + cube
             assert back == pytest.approx(1.7, abs=1e-6)
@@ -101,41 +103,36 @@ def test_skewness_widens_the_bound_that_it_endangers() -> None:
     assert found.high == pytest.approx(plain.high, abs=0.05 * (plain.high - plain.drop))
 
 
-@pytest.mark.parametrize(("worse", "better"), [(9, 2), (30, 10), (5, 5), (1, 12)])
-def test_no_difference_of_right_and_wrong_is_mcnemars_test(worse: int, better: int) -> None:
-    z = (worse - better) / math.sqrt(worse + better)
-    level = float(stats.norm.sf(abs(z)))  # at its own p-value a bound of the interval is 0
-    found = absolute(table(40, worse, better, 30), level) if z else None
-    if found:
-        assert min(abs(found.low), abs(found.high)) < 1e-6
-
-
-@pytest.mark.parametrize(("worse", "better"), [(1, 0), (9, 2), (30, 10), (0, 4)])
-def test_score_bounds_are_where_the_score_of_the_likeliest_table_is(
-    worse: int, better: int
-) -> None:
-    """The restricted likelihood is maximised by numbers here, in closed form there."""
-    same, level = 43, 0.025
-    n = same + worse + better
-    found = absolute(table(same, worse, better, 0), level)
-    for bound, z in ((found.low, stats.norm.isf(level)), (found.high, stats.norm.ppf(level))):
-
-        def loss(q: float, bound: float = bound) -> float:
-            cells = ((worse, q + bound), (better, q), (same, 1 - 2 * q - bound))
-            return -sum(count * math.log(max(p, 1e-300)) for count, p in cells if count)
-
-        limits = (max(0.0, -bound), (1 - bound) / 2)
-        q = minimize_scalar(loss, bounds=limits, method="bounded", options={"xatol": 1e-12}).x
-        variance = n * (2 * q + bound - bound**2)
-        assert (worse - better - n * bound) / math.sqrt(variance) == pytest.approx(z, abs=1e-3)
-
-
 def test_agreement_on_a_few_documents_is_no_certainty() -> None:
-    for paired in (table(20, 0, 0, 5), table(25, 0, 0, 0)):
+    few_solved = [0.0] * 19 + [0.3]  # pass@1 of ten samples
+    for paired in (table(20, 0, 0, 5), table(25, 0, 0, 0), means(few_solved, few_solved)):
         found = absolute(paired)
         assert found.drop == 0
-        assert found.low < -0.05 and found.high > 0.05
+        # The rule of three: a share that n documents do not show is at most 1 - level^(1/n).
+        assert found.high == pytest.approx(1 - LEVEL ** (1 / paired.n))
+        assert found.low == -found.high
+        needed = found.documents_needed(0.001, LEVEL, 0.8)
+        assert needed is not None and 2900 < needed < 3100
     assert relative(table(20, 0, 0, 5)).high > 0.03
+    assert relative(means(few_solved, few_solved)).high > 0.5
+
+
+def test_documents_without_bounds_say_nothing_if_hardly_any_differs() -> None:
+    """What the rest may lose, nobody knows; of all that lose alike, it is certain, and not true."""
+    same = [2.0 + number / 7 for number in range(30)]
+    for lost in ([], [5.0], [5.0 + number for number in range(9)]):
+        pruned = [loss + rise for loss, rise in zip(same, lost + [0.0] * 30, strict=False)]
+        for shift in (0.0, 1.0):  # all but a few rise by the same
+            risen = means(same, [loss + shift for loss in pruned])
+            found = interval_of_drop(risen, level=LEVEL, higher_is_better=False, relative=False)
+            assert risen.differing == len(lost)
+            assert (found.low, found.high) == (-math.inf, math.inf)
+            assert f"{len(lost)} of 30 documents differ" in found.unknown
+            assert found.drop == pytest.approx(sum(lost) / 30 + shift)
+    ten = means(same, [loss + max(0, number - 19) for number, loss in enumerate(same)])
+    assert math.isfinite(
+        interval_of_drop(ten, level=LEVEL, higher_is_better=False, relative=True).high
+    )
 
 
 def test_long_documents_weigh_more() -> None:
@@ -146,7 +143,9 @@ def test_long_documents_weigh_more() -> None:
 
 def test_of_a_loss_higher_is_worse() -> None:
     paired = means([2.0, 3.0, 2.5], [4.0, 6.5, 5.0])
-    found = interval_of_drop(paired, level=LEVEL, higher_is_better=False, relative=True)
+    found = interval_of_drop(
+        paired, level=LEVEL, higher_is_better=False, relative=True, min_differing=0
+    )
     assert found.drop == pytest.approx(15.5 / 7.5 - 1)
     assert 0 < found.low < found.drop < found.high
 
@@ -154,6 +153,22 @@ def test_of_a_loss_higher_is_worse() -> None:
 def test_a_base_that_may_know_nothing_has_no_relative_drop() -> None:
     found = relative(table(2, 3, 2, 40), chance=0.1)
     assert (found.low, found.high) == (-math.inf, math.inf)
+    assert found.unknown == "the base is not shown to be better than chance (0.1)"
+    # 23 of 30 are above a chance of 0.75 by half a document; so are 24 of 32, by none.
+    for right, of in ((23, 30), (24, 32)):
+        found = relative(table(right - 2, 2, 0, of - right), chance=0.75)
+        assert (found.low, found.high) == (-math.inf, math.inf)
+        assert "chance (0.75)" in found.unknown
+        assert found.documents_needed(0.5, LEVEL, 0.8) is None or found.drop > 0
+    assert "0" in relative(means([0.0] * 20, [50.0] * 20)).unknown
+
+
+def test_a_metric_below_0_has_a_relative_drop() -> None:
+    """Such as a log-likelihood: its whole is its distance from 0."""
+    base, pruned = [-2.0, -3.0, -2.5], [-4.0, -6.5, -5.0]
+    found = relative(means(base, pruned))
+    assert found.drop == pytest.approx(15.5 / 7.5 - 1)
+    assert 0 < found.low < found.drop < found.high
 
 
 def test_more_documents_are_asked_for_the_closer_the_bound() -> None:
@@ -167,14 +182,6 @@ def test_more_documents_are_asked_for_the_closer_the_bound() -> None:
 
 
 # ── error rates ──────────────────────────────────────────────────────────────────────────────────
-
-
-def right_or_wrong(n: int, worse: float, better: float, base: float) -> Callable[..., Paired]:
-    def draw(generator: Generator) -> Paired:
-        chances = [base - worse, worse, better, 1 - base - better]
-        return table(*generator.multinomial(n, chances))
-
-    return draw
 
 
 def next_tokens(n: int, drop: float) -> Callable[..., Paired]:
@@ -192,23 +199,27 @@ def next_tokens(n: int, drop: float) -> Callable[..., Paired]:
 
 
 @pytest.mark.parametrize(
-    ("draw", "truth", "find"),
-    [
-        (right_or_wrong(100, 0.06, 0.01, 0.63), 0.05, absolute),
-        (right_or_wrong(500, 0.06, 0.01, 0.63), 0.05, absolute),
-        (right_or_wrong(500, 0.29, 0.01, 0.76), 0.5, lambda p: relative(p, chance=0.2)),
-        (next_tokens(24, 0.5), 0.5, relative),
-        (next_tokens(100, 0.08), 0.08, relative),
-    ],
+    ("draw", "truth"), [(next_tokens(24, 0.5), 0.5), (next_tokens(100, 0.08), 0.08)]
 )
 def test_each_side_is_wrong_about_as_often_as_its_level(
-    draw: Callable[..., Paired], truth: float, find: Callable[[Paired], Interval]
+    draw: Callable[..., Paired], truth: float
 ) -> None:
     generator = np.random.default_rng(1)
-    found = [find(draw(generator)) for _ in range(600)]
+    found = [relative(draw(generator)) for _ in range(600)]
     for wrong in (sum(i.low > truth for i in found), sum(i.high < truth for i in found)):
-        # Five in a hundred, and what a binomial of 600 draws may add, and a discrete table.
+        # Five in a hundred, and what a binomial of 600 draws may add.
         assert wrong / 600 < 0.085
+
+
+def test_a_few_documents_that_lose_all_do_not_go_unnoticed() -> None:
+    """A twentieth of 20 documents is lost, which one sample in three does not show."""
+    generator = np.random.default_rng(2)
+    drop, passed = 0.05, 0
+    for _ in range(200):
+        lost = generator.random(20) < drop
+        base = np.where(lost, 1.0, generator.binomial(10, 0.3, 20) / 10)
+        passed += absolute(means(list(base), list(np.where(lost, 0.0, base)))).high <= drop
+    assert passed / 200 <= LEVEL
 
 
 @given(st.tuples(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 1)), st.integers(5, 90))
