@@ -20,7 +20,7 @@ from pipeline.selection import scores, uniform
 from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base
-from pipeline.stages.measure import Measurement, Measurer
+from pipeline.stages.measure import Measurement, Measurer, compensated_kinds
 from pipeline.stages.shapes import Ranked, removed
 from pipeline.surgery.compensation import CompensationMap, compensation_map
 from pipeline.surgery.coordinates import can_have_heads
@@ -70,7 +70,7 @@ def compensate(
 ) -> Maps:
     """Solve for the compensation of every output projection that the plan cuts."""
     maps: dict[str, CompensationMap] = {}
-    if not recipe.compensate.enabled:
+    if not compensated_kinds(recipe):  # whole experts leave nothing to be stood in for
         return maps
     with progress.bar("compensation", len(plan.layers), "layers") as advance:
         for layer in range(len(plan.layers)):
