@@ -22,6 +22,7 @@ from pipeline.export.maps import NAME as MAPS
 from pipeline.export.ragged import MODELING_FILE
 from pipeline.stages.base import Base
 from pipeline.surgery.projections import projections
+from pipeline.surgery.safetensors_stream import stored_tensors
 
 TinyBase = Callable[..., Base]
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -611,6 +612,18 @@ def test_shards_are_verified(release: Any, monkeypatch: pytest.MonkeyPatch) -> N
     renew_manifest(made.folder)
     code, found = made.verify()
     assert (code, [f["where"] for f in found["findings"]]) == (1, [index.name])
+
+
+def test_findings_come_in_the_order_of_the_file(release: Any) -> None:
+    """Although several tensors are compared at once."""
+    made = release()
+    edit_tensors(lambda tensors: [t.view(torch.int16).bitwise_xor_(1) for t in tensors.values()])(
+        made.folder
+    )
+    renew_manifest(made.folder)
+    _, found = made.verify()
+    stored = [tensor.name for tensor in stored_tensors(made.folder)]
+    assert [f["where"] for f in found["findings"] if f["where"] in stored] == stored
 
 
 def test_another_base_is_not_the_base(release: Any, tiny_base: TinyBase) -> None:

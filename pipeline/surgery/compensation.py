@@ -65,12 +65,13 @@ class CompensationMap:
 
     def _unexplained(self, weight_HU: Tensor, stored_HS: Tensor) -> int:
         exact_HS = self._exact(weight_HU)
-        wrong_HS = exact_HS.to(self.dtype) != stored_HS
-        if not stored_HS.sum(dtype=torch.float64).isfinite():
-            wrong_HS |= ~stored_HS.isfinite()  # equal to itself, and explained by nothing
-        if not wrong_HS.any():
+        rounded_HS = exact_HS.to(self.dtype)
+        finite = stored_HS.sum(dtype=torch.float64).isfinite()
+        if finite and torch.equal(
+            rounded_HS, stored_HS
+        ):  # what is infinite is explained by nothing
             return 0
-        infinite_HS = ~stored_HS.isfinite()
+        wrong_HS, infinite_HS = rounded_HS != stored_HS, ~stored_HS.isfinite()
         terms_HS = replace(self, map_PS=self.map_PS.abs())._exact(weight_HU.abs())
         error_HS = terms_HS * (len(self.removed) + 2) * 2.0**-53
         for bound_HS in (exact_HS - error_HS, exact_HS + error_HS):
@@ -81,7 +82,7 @@ class CompensationMap:
         kept_HS = weight_HU[:, list(self.kept)].double()
         removed_HP = weight_HU[:, list(self.removed)].double()
         map_PS = self.map_PS.to(device=weight_HU.device, dtype=torch.float64)
-        return kept_HS + removed_HP @ map_PS
+        return (removed_HP @ map_PS).add_(kept_HS)
 
 
 def compensation_map(

@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file
 from tiny_models import base_of, cut, load, logits, make_model, random_plan, some_ids
 from torch import Tensor
 
-from pipeline.errors import BrokenError
+from pipeline.errors import BrokenError, InputError
 from pipeline.stages.base import Base
 from pipeline.surgery import cut as cut_module
 from pipeline.surgery.coordinates import head_coordinates, tensor_cuts
 from pipeline.surgery.cut import cut_checkpoint
-from pipeline.surgery.safetensors_stream import stored_tensors
+from pipeline.surgery.safetensors_stream import TORCH_DTYPES, stored_tensors
 from pipeline.surgery.tensor_cut import TensorCut
 
 TinyBase = Callable[..., Base]
@@ -191,3 +191,29 @@ def test_other_types_and_shapes_pass_through(tmp_path: Path) -> None:
 
 def test_coordinates_of_heads() -> None:
     assert head_coordinates((0, 2), 3) == (0, 1, 2, 6, 7, 8)
+
+
+@pytest.mark.parametrize(
+    "dtype", [*TORCH_DTYPES.values(), torch.int64, torch.bool, torch.float8_e4m3fn]
+)
+def test_a_tensor_is_read_as_the_library_reads_it(tmp_path: Path, dtype: torch.dtype) -> None:
+    tensors = {
+        "a": torch.arange(7).to(dtype),
+        "b": torch.arange(12).reshape(3, 4).to(dtype),
+        "none": torch.zeros(0, 5).to(dtype),
+        "one": torch.tensor(3).to(dtype),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    for stored in stored_tensors(tmp_path):
+        read, expected = stored.read(), tensors[stored.name]
+        assert (read.dtype, read.shape) == (expected.dtype, expected.shape)
+        assert read.double().tolist() == expected.double().tolist()
+
+
+def test_a_file_that_became_shorter_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({"a": torch.ones(1000)}, path)
+    (stored,) = stored_tensors(tmp_path)
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(InputError, match="cut short"):
+        stored.read()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -17,6 +18,7 @@ from pipeline.surgery.safetensors_stream import StoredTensor
 from pipeline.surgery.tensor_cut import TensorCut
 
 RECOMPUTED_TOLERANCE = 0.05
+THREADS = 2  # one reads while the other computes; each has two tensors in memory
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -49,6 +51,12 @@ class TensorReport:
     unverified: list[str] = field(default_factory=list)
     largest_change: float = 0.0
 
+    def add(self, other: TensorReport) -> None:
+        """Take in what was found of other tensors."""
+        for name in ("findings", "untouched", "sliced", "compensated", "unverified"):
+            getattr(self, name).extend(getattr(other, name))
+        self.largest_change = max(self.largest_change, other.largest_change)
+
 
 def check_tensors(
     base: Mapping[str, StoredTensor],
@@ -58,7 +66,9 @@ def check_tensors(
     maps: Maps | None,
     advance: Callable[[float], None],
 ) -> TensorReport:
-    """Compare every tensor of a release with what the base gives; two are in memory at a time.
+    """Compare every tensor of a release with what the base gives.
+
+    As many are compared at once as there are `THREADS`, two tensors in memory in each.
 
     Args:
         base: tensors of the base.
@@ -86,16 +96,22 @@ def check_tensors(
         }
         for name in sorted(maps.names - known):
             report.findings.append(Finding(name, "has a map, and is not said to be compensated"))
-    seen: set[str] = set()
-    for tensor in released:
-        if tensor.name in seen:
-            report.findings.append(Finding(tensor.name, "is stored twice"))
+    first = {tensor.name: number for number, tensor in reversed([*enumerate(released)])}
+
+    def check(number: int) -> TensorReport:
+        alone, tensor = TensorReport(), released[number]
+        if first[tensor.name] != number:
+            alone.findings.append(Finding(tensor.name, "is stored twice"))
         elif tensor.name not in origins:
-            report.findings.append(Finding(tensor.name, "the base has no such tensor"))
+            alone.findings.append(Finding(tensor.name, "the base has no such tensor"))
         else:
-            _check(report, origins[tensor.name], tensor, cuts, compensated, maps)
-        seen.add(tensor.name)
-        advance(tensor.size)
+            _check(alone, origins[tensor.name], tensor, cuts, compensated, maps)
+        return alone
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        for tensor, alone in zip(released, pool.map(check, range(len(released))), strict=True):
+            report.add(alone)
+            advance(tensor.size)
     return report
 
 
