@@ -28,7 +28,7 @@ from pipeline.export.ragged import MODELING_FILE
 from pipeline.progress import Progress
 from pipeline.recipe import Model
 from pipeline.recipe_file import LoadedRecipe, load_recipe, shipped_recipe
-from pipeline.release.checks.files import SIGNATURE, check_contents, check_hashes
+from pipeline.release.checks.files import SIGNATURE, check_contents, check_extra, check_hashes
 from pipeline.release.checks.findings import Finding, shortened
 from pipeline.release.checks.plan import check_claims, read_plan
 from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
@@ -370,6 +370,7 @@ def _compare(
         maps=bool(said & projections),
     )
     findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
+    findings += check_extra(folder, manifest)
     return findings, report
 
 

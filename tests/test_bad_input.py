@@ -25,7 +25,7 @@ from tiny_models import make_model
 from tiny_recipe import write_recipe
 
 from pipeline import cli
-from pipeline.cache import read_json
+from pipeline.cache import read_json, write_json
 from pipeline.stages.output import claimed
 
 WEIGHTS = "model.safetensors"
@@ -338,6 +338,34 @@ def test_weights_that_are_missing_are_not_made_up(
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
     result = unlearn("run", recipe, "--set", "model.source={path: recipe/broken}")
     assert_refused(result, "lacks weights: model.norm.weight")
+
+
+def test_weights_for_which_the_config_has_no_place(
+    unlearn: Unlearn, recipe: Path, tmp_path: Path
+) -> None:
+    """transformers would compute without them, and everything after it would agree with itself."""
+    folder = make_model(tmp_path / "biased", attention_bias=True)
+    write_json(
+        folder / "config.json", read_json(folder / "config.json") | {"attention_bias": False}
+    )
+    result = unlearn("run", recipe, "--set", f"model.source={{path: {folder}}}")
+    assert_refused(result, "has no place for stored weights", "self_attn.k_proj.bias")
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"num_local_experts": 0}, "num_local_experts of the model's config is 0"),
+        ({"num_experts_per_tok": 9}, "take 9 of 4 experts"),
+    ],
+)
+def test_impossible_mixtures(
+    unlearn: Unlearn, recipe: Path, tmp_path: Path, fields: dict[str, int], words: str
+) -> None:
+    folder = make_model(tmp_path / "mixture", "mixtral")
+    write_json(folder / "config.json", read_json(folder / "config.json") | fields)
+    assert_refused(unlearn("inspect", folder), words)
+    assert_refused(unlearn("check", recipe, "--set", f"model.source={{path: {folder}}}"), words)
 
 
 def test_an_embedding_of_another_size(unlearn: Unlearn, recipe: Path, model: Path) -> None:

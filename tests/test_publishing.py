@@ -304,7 +304,9 @@ def test_files_are_added_where_nothing_loads_them(
     (theirs / "extra/evil.py").write_text("x")
     renew_manifest(theirs)
     code, result = made.verify()
-    assert (code, [f["where"] for f in result["findings"]]) == (1, ["extra/evil.py"])
+    found = [(f["where"], f["what"]) for f in result["findings"]]
+    assert code == 1 and [where for where, _ in found] == ["extra/evil.py", MANIFEST]
+    assert "publication.extra is" in found[1][1]
 
 
 def test_a_signature_is_sent_or_nothing_is_added(

@@ -261,6 +261,60 @@ def test_tampering_with_a_mixture_of_experts(release: Any) -> None:
     assert made.verify()[0] == 0
 
 
+def claim_compensated(manifest: dict[str, Any], name: str) -> None:
+    tensors = manifest["tensors"]
+    tensors["sliced"].remove(name)
+    tensors["compensated"] = sorted([*tensors["compensated"], name])
+
+
+def test_an_expert_that_was_only_renumbered_is_not_compensated(release: Any) -> None:
+    """Its weights are the base's to the byte, whatever the release says and no map is asked for."""
+    made = release("mixtral", "select.experts.fraction=0.25", "select.ffn.fraction=0")
+    layer = read_json(made.folder / MANIFEST)["plan"]["layers"][0]["experts"]
+    place, expert = next((at, own) for at, own in enumerate(layer) if at != own)
+    name = "model.layers.0.block_sparse_moe.experts.{}.w2.weight"
+    weights = load_file(made.folder / WEIGHTS)
+    weights[name.format(place)] = torch.randn_like(weights[name.format(place)])
+    save_file(weights, made.folder / WEIGHTS, {"format": "pt"})
+    edit(MANIFEST, lambda m: claim_compensated(m, name.format(expert)))(made.folder)
+    renew_manifest(made.folder)
+    for options in ((), ("--recompute", "--recipe", made.recipe)):
+        code, found = made.verify(*options)
+        assert (code, found["verdict"]) == (1, "DIFFERENT")
+        assert any("entries differ" in each["what"] for each in found["findings"])
+
+
+def test_a_map_of_an_expert_that_is_gone_is_not_explained(release: Any) -> None:
+    made = release("qwen2_moe", "select.experts.fraction=0.25")
+    layer = read_json(made.folder / MANIFEST)["plan"]["layers"][0]["experts"]
+    gone = ({0, 1, 2, 3} - set(layer)).pop()
+    name = f"model.layers.0.mlp.experts.{gone}.down_proj.weight"
+    maps = load_file(made.folder / MAPS) | {name: torch.randn(5, 7)}
+    save_file(maps, made.folder / MAPS, {"format": "pt"})
+    edit(MANIFEST, lambda m: claim_compensated(m, name))(made.folder)
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert code == 1
+    assert {each["where"] for each in found["findings"]} >= {name}
+
+
+def test_zeros_of_a_padded_release_are_zeros(release: Any) -> None:
+    made = release("llama", "select.policy=padded", "compensate.publish_maps=false")
+    assert made.verify()[0] == 5
+    weights = load_file(made.folder / WEIGHTS)
+    down = next(
+        name
+        for name, weight in weights.items()
+        if "down_proj" in name and (weight == 0).all(dim=0).any()
+    )
+    weights[down][:, (weights[down] == 0).all(dim=0)] = 7.0
+    save_file(weights, made.folder / WEIGHTS, {"format": "pt"})
+    renew_manifest(made.folder)
+    for options in ((), ("--recompute", "--recipe", made.recipe)):
+        code, found = made.verify(*options)
+        assert code == 1 and down in [each["where"] for each in found["findings"]]
+
+
 def drop_neuron(manifest: dict[str, Any]) -> None:
     manifest["plan"]["layers"][1]["ffn"].pop(0)
 

@@ -22,6 +22,19 @@ from pipeline.architectures.description import (
 from pipeline.architectures.layouts import neurons, query_heads
 from pipeline.errors import InputError
 
+# Ends of the names of tensors that older checkpoints store and no model loads: causal masks and
+# rotary frequencies, which follow from the config.
+BUFFERS = (
+    ".attn.bias",
+    ".attn.masked_bias",
+    ".attn.causal_mask",
+    ".attn.attention.bias",
+    ".attn.attention.masked_bias",
+    ".attention.bias",
+    ".attention.masked_bias",
+    ".rotary_emb.inv_freq",
+)
+
 ARCHITECTURES = (*llama.FAMILIES, *gpt.FAMILIES, *bloom.FAMILIES, *experts.FAMILIES)
 
 
@@ -137,11 +150,19 @@ def dimensions(config: Any, architecture: Architecture, where: str = "") -> Dime
     if routed is not None:
         _check_every_layer_has_experts(config, where)
         shared = routed.shared.width if routed.shared else None
+        named = [key for key in routed.counts if getattr(config, key, None) is not None]
         of_experts = {
-            "experts": size(next(key for key in routed.counts if getattr(config, key, None))),
+            "experts": size((named or [*routed.counts])[0]),
             "chosen": size("num_experts_per_tok"),
             "shared": size(shared) if shared else 0,
         }
+        if of_experts["chosen"] > of_experts["experts"]:
+            raise InputError(
+                f"the model's config lets each token take {of_experts['chosen']} of "
+                f"{of_experts['experts']} experts",
+                where=where,
+                remedy="download or copy the model again",
+            )
     return Dimensions(
         layers=size("num_hidden_layers"),
         hidden=hidden,

@@ -1,7 +1,8 @@
 """One pass over packed sequences that sums statistics at the input of output projections.
 
 Sums of blocks, short enough for the processor's cache, are taken in float32 and added up in
-float64; so are the products of a key/value group's own coordinates, where heads are to be ranked.
+float64. The products of a key/value group's own coordinates, where heads are to be ranked, are
+added up in float32 within a batch and in float64 across batches.
 The full second moments, which cost as much as the layer itself, are products of blocks in the
 model's own type, each added up in a wider one, and only a triangle is computed.
 """

@@ -154,4 +154,11 @@ def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
             where=str(folder),
             remedy="download or copy the model again",
         )
+    if info["unexpected_keys"]:  # transformers would compute without them, and not say so
+        raise InputError(
+            "the model that its config describes has no place for stored weights: "
+            f"{', '.join(sorted(info['unexpected_keys'])[:5])}",
+            where=str(folder),
+            remedy="download or copy the model again: config.json and weights are of two models",
+        )
     return cast(nn.Module, model.eval())

@@ -168,8 +168,8 @@ def _plan(
 
 def _of_experts(sizes: Dimensions, neurons: list[int], experts: list[int]) -> list[int]:
     """Those of some neurons whose expert stays; all of the shared expert's do."""
-    routed = sizes.experts * sizes.ffn
-    return [unit for unit in neurons if unit >= routed or unit // sizes.ffn in set(experts)]
+    routed, stay = sizes.experts * sizes.ffn, set(experts)
+    return [unit for unit in neurons if unit >= routed or unit // sizes.ffn in stay]
 
 
 def _expert_scores(recipe: Recipe, measurement: Measurement) -> Tensor:

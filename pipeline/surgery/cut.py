@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.architectures.registry import BUFFERS
 from pipeline.errors import BrokenError
 from pipeline.surgery.compensation import CompensationMap
 from pipeline.surgery.safetensors_stream import (
@@ -116,8 +117,9 @@ def compensate(
 
 
 def parameters_of(tensors: list[StoredTensor]) -> int:
-    """Parameters of a checkpoint, as stored: tied weights count once."""
-    return sum(torch.Size(tensor.shape).numel() for tensor in tensors)
+    """Parameters of a checkpoint, as stored: tied weights count once, and buffers do not."""
+    own = (tensor for tensor in tensors if not tensor.name.endswith(BUFFERS))
+    return sum(torch.Size(tensor.shape).numel() for tensor in own)
 
 
 def check_room(target: Path, needed: int) -> None:

@@ -13,9 +13,11 @@ import sentencepiece
 import torch
 from evaluation.tiny import sentences
 from gguf import GGMLQuantizationType, GGUFReader
+from safetensors.torch import load_file, save_file
 from tiny_models import base_of, cut, load, make_model, random_plan
 from transformers import AutoTokenizer, LlamaTokenizer
 
+from pipeline.cache import read_json, write_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.export.gguf import families, llama_cpp
 from pipeline.export.gguf.checkpoint import Checkpoint
@@ -127,6 +129,30 @@ def test_variants(tiny_base: TinyBase, tmp_path: Path, family: str, config: Any)
     assert agreement(base, tmp_path / "m.gguf").max_difference < 0.02
 
 
+@pytest.mark.parametrize(
+    ("family", "buffers"),
+    [
+        ("gpt2", {"transformer.h.0.attn.bias": (1, 1, 9, 9)}),
+        ("gpt_neox", {"gpt_neox.layers.1.attention.masked_bias": ()}),
+        ("llama", {"model.layers.2.self_attn.rotary_emb.inv_freq": (4,)}),
+    ],
+)
+def test_buffers_of_older_checkpoints_are_left_behind(
+    tiny_base: TinyBase, tmp_path: Path, family: str, buffers: dict[str, tuple[int, ...]]
+) -> None:
+    """No model loads them, and they are no parameters."""
+    shutil.copytree(tiny_base(family).model.path, tmp_path / "old")
+    weights = tmp_path / "old/model.safetensors"
+    added = {name: torch.ones(shape) for name, shape in buffers.items()}
+    save_file(load_file(weights) | added, weights, {"format": "pt"})
+    base = base_of(tmp_path / "old")
+    plan = random_plan(base.dimensions, 1, ffn=32)
+    counts = cut(base, tmp_path / "cut", plan).parameters
+    assert counts == cut(tiny_base(family), tmp_path / "new", plan).parameters
+    write(base_of(tmp_path / "cut"), tmp_path / "m.gguf")
+    assert agreement(base_of(tmp_path / "cut"), tmp_path / "m.gguf").holds("F32")
+
+
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0"])
 def test_types(tiny_base: TinyBase, tmp_path: Path, kind: WeightType) -> None:
     base = tiny_base("llama", hidden_size=64, num_attention_heads=8, num_key_value_heads=4)
@@ -196,6 +222,9 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
         ("qwen2", {"num_attention_heads": 4, "num_key_value_heads": 2}, "wants heads · head_dim"),
         ("gemma2", TIED | {"query_pre_attn_scalar": 4}, r"by query_pre_attn_scalar \(4\)"),
         ("gemma2", {}, "no place for the tensor 'lm_head.weight'"),
+        ("gemma3_text", TIED | {"final_logit_softcapping": 2.0}, "final_logit_softcapping is 2.0"),
+        ("phi", TIED, "no phi whose tie_word_embeddings is True"),
+        ("smollm3", {"no_rope_layers": [1, 0, 1]}, "in every 4th layer, this model in others"),
         (
             "llama",
             {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
@@ -214,6 +243,15 @@ def test_what_llama_cpp_does_not_compute_is_refused(
     with pytest.raises(InputError, match=message):
         write(tiny_base(family, **config), tmp_path / "m.gguf")
     assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
+
+
+def test_a_default_of_llama_cpp_is_not_relied_on(tiny_base: TinyBase, tmp_path: Path) -> None:
+    folder = tmp_path / "uncapped"
+    shutil.copytree(tiny_base("gemma2", **TIED).model.path, folder)
+    path = folder / "config.json"
+    write_json(path, read_json(path) | {"attn_logit_softcapping": None})
+    with pytest.raises(InputError, match="no gemma2 without attn_logit_softcapping"):
+        write(base_of(folder), tmp_path / "m.gguf")
 
 
 def test_positions_end_with_a_window_that_llama_cpp_does_not_have(

@@ -28,6 +28,7 @@ class GgufFamily:
             None where llama.cpp knows of no windows, or has the same one in all layers.
         keys: writer's method for each config attribute that only some families have.
         requires: values of config attributes that llama.cpp takes for granted.
+        needs: config attributes without which it takes a default of its own.
     """
 
     architecture: MODEL_ARCH
@@ -39,12 +40,14 @@ class GgufFamily:
     windows: int | None = None
     keys: dict[str, str] = field(default_factory=dict)
     requires: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
 
 
 SILU = {"hidden_act": ("silu", "swish")}
 GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")  # llama.cpp has one, a table in half precision
 GEMMA = {"hidden_activation": (*GELU, None), "attention_bias": (False,)}
 WINDOW = {"sliding_window": "add_sliding_window"}
+UNTIED = {"tie_word_embeddings": (False,)}  # it wants an output projection of its own
 PARALLEL = {"use_parallel_residual": "add_parallel_residual"}
 
 FAMILIES: dict[str, GgufFamily] = {
@@ -74,10 +77,16 @@ FAMILIES: dict[str, GgufFamily] = {
             "attn_logit_softcapping": "add_attn_logit_softcapping",
             "final_logit_softcapping": "add_final_logit_softcapping",
         },
+        needs=("attn_logit_softcapping", "final_logit_softcapping"),
         requires=GEMMA,
     ),
     "gemma3_text": GgufFamily(
-        MODEL_ARCH.GEMMA3, free_heads=True, norm_offset=1.0, windows=6, keys=WINDOW, requires=GEMMA
+        MODEL_ARCH.GEMMA3,
+        free_heads=True,
+        norm_offset=1.0,
+        windows=6,
+        keys=WINDOW,
+        requires=GEMMA | {"final_logit_softcapping": (None,), "attn_logit_softcapping": (None,)},
     ),
     "mixtral": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
     "qwen2_moe": GgufFamily(
@@ -117,13 +126,15 @@ FAMILIES: dict[str, GgufFamily] = {
         requires=SILU | {"use_qk_norm": (False,)},
     ),
     "stablelm": GgufFamily(
-        MODEL_ARCH.STABLELM, keys=PARALLEL, requires=SILU | {"qk_layernorm": (False,)}
+        MODEL_ARCH.STABLELM, keys=PARALLEL, requires=SILU | UNTIED | {"qk_layernorm": (False,)}
     ),
     "nemotron": GgufFamily(
-        MODEL_ARCH.NEMOTRON, norm_offset=1.0, requires={"hidden_act": ("relu2",)}
+        MODEL_ARCH.NEMOTRON, norm_offset=1.0, requires=UNTIED | {"hidden_act": ("relu2",)}
     ),
     "starcoder2": GgufFamily(MODEL_ARCH.STARCODER2, requires={"hidden_act": GELU}),
-    "phi": GgufFamily(MODEL_ARCH.PHI2, requires={"hidden_act": GELU, "qk_layernorm": (False,)}),
+    "phi": GgufFamily(
+        MODEL_ARCH.PHI2, requires=UNTIED | {"hidden_act": GELU, "qk_layernorm": (False,)}
+    ),
     "phi3": GgufFamily(MODEL_ARCH.PHI3, windows=1, keys=WINDOW, requires=SILU),
     "gpt2": GgufFamily(
         MODEL_ARCH.GPT2,
@@ -134,7 +145,9 @@ FAMILIES: dict[str, GgufFamily] = {
             "scale_attn_by_inverse_layer_idx": (False,),
         },
     ),
-    "gpt_neox": GgufFamily(MODEL_ARCH.GPTNEOX, keys=PARALLEL, requires={"hidden_act": GELU}),
+    "gpt_neox": GgufFamily(
+        MODEL_ARCH.GPTNEOX, keys=PARALLEL, requires=UNTIED | {"hidden_act": GELU}
+    ),
     "bloom": GgufFamily(
         MODEL_ARCH.BLOOM, requires={"apply_residual_connection_post_layernorm": (False,)}
     ),

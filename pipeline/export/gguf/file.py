@@ -126,6 +126,20 @@ def _family(checkpoint: Checkpoint) -> GgufFamily:
                 f"it computes with {values[0]!r}",
                 where=where,
             )
+    for key in family.needs:
+        if getattr(config, key, None) is None:
+            raise InputError(
+                f"llama.cpp has no {config.model_type} without {key}: it would take a default",
+                where=where,
+            )
+    interval = getattr(config, "no_rope_layer_interval", None)
+    rotated = getattr(config, "no_rope_layers", None)
+    if interval and rotated and rotated != [(i + 1) % interval != 0 for i in range(len(rotated))]:
+        raise InputError(
+            f"llama.cpp's {config.model_type} leaves out rotary positions in every {interval}th "
+            "layer, this model in others",
+            where=where,
+        )
     sizes = checkpoint.sizes
     if not family.free_heads and sizes.heads * sizes.head_dim != sizes.hidden:
         raise InputError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.architectures.layouts import queries_keys_values
+from pipeline.architectures.registry import BUFFERS
 from pipeline.errors import BrokenError, InputError
 from pipeline.export.gguf.checkpoint import Checkpoint, gguf_architecture
 from pipeline.export.gguf.families import GgufFamily
@@ -84,6 +85,8 @@ def _stacked(tensors: list[StoredTensor]) -> dict[str, tuple[StoredTensor, ...]]
     """What each tensor of the file is made from, by its name without an expert's number."""
     found: dict[str, dict[int, StoredTensor]] = {}
     for stored in tensors:
+        if stored.name.endswith(BUFFERS):
+            continue
         match = EXPERT.match(stored.name)
         name = f"{match[1]}.{match[3]}" if match else stored.name
         found.setdefault(name, {})[int(match[2]) if match else 0] = stored

@@ -69,6 +69,16 @@ def released_files(folder: Path) -> Iterator[str]:
             yield name
 
 
+def check_extra(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
+    """Compare the files that publishing added with those that the manifest says it did."""
+    said = manifest.get("publication")
+    claimed = said.get("extra") if isinstance(said, dict) else []
+    found = [name for name in released_files(folder) if name.startswith(f"{EXTRA}/")]
+    if sorted(found) == (sorted(map(str, claimed)) if isinstance(claimed, list) else None):
+        return []
+    return [Finding(MANIFEST, f"publication.extra is {claimed}, found {sorted(found)}")]
+
+
 def check_contents(
     folder: Path,
     base: Path,

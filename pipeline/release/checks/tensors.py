@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -62,7 +62,7 @@ def check_tensors(
     base: Mapping[str, StoredTensor],
     released: list[StoredTensor],
     cuts: Mapping[str, TensorCut],
-    compensated: Collection[str],
+    compensated: Set[str],
     maps: Maps | None,
     advance: Callable[[float], None],
 ) -> TensorReport:
@@ -88,11 +88,12 @@ def check_tensors(
     }
     for name in sorted(origins.keys() - set(names)):
         report.findings.append(Finding(name, "the base has this tensor, and the release does not"))
-    for name in sorted(set(compensated) - cuts.keys()):
+    said, compensated = set(compensated), compensated & _compensable(cuts)
+    for name in sorted(said - compensated):
         report.findings.append(Finding(name, "is said to be compensated, and no unit of it is cut"))
     if maps is not None:
         known = {
-            each.key(name) for name in compensated if name in cuts for each in cuts[name].matrices()
+            each.key(name) for name in compensated for each in cuts[name].matrices() if each.removed
         }
         for name in sorted(maps.names - known):
             report.findings.append(Finding(name, "has a map, and is not said to be compensated"))
@@ -183,8 +184,6 @@ def _check(
         _check_equal(report, report.untouched, after.name, before.read(), after.read())
     elif name not in compensated:
         _check_equal(report, report.sliced, after.name, cut.apply(before.read()), after.read())
-    elif maps is None:
-        report.unverified.append(name)
     else:
         _check_compensated(report, before, after, cut, maps)
 
@@ -192,8 +191,7 @@ def _check(
 def _check_equal(
     report: TensorReport, equal: list[str], name: str, expected: Tensor, actual: Tensor
 ) -> None:
-    bits = BITS[expected.element_size()]  # as numbers, NaN would differ and −0 would not
-    one, other = (tensor.contiguous().view(bits) for tensor in (expected, actual))
+    one, other = _bits(expected), _bits(actual)
     if torch.equal(one, other):
         equal.append(name)
         return
@@ -203,9 +201,20 @@ def _check_equal(
     )
 
 
+def _compensable(cuts: Mapping[str, TensorCut]) -> set[str]:
+    """Tensors with a matrix of which something is removed and something stays."""
+    staying = {name: cut for name, cut in cuts.items() if cut.name is not None}
+    return {name for name, cut in staying.items() if any(each.removed for each in cut.matrices())}
+
+
 def _check_compensated(
-    report: TensorReport, before: StoredTensor, after: StoredTensor, cut: TensorCut, maps: Maps
+    report: TensorReport,
+    before: StoredTensor,
+    after: StoredTensor,
+    cut: TensorCut,
+    maps: Maps | None,
 ) -> None:
+    """Check matrix by matrix: without a map what was removed is unverified, and nothing else."""
     tensor, stored = before.read(), after.read()
     problems = []
     for each in cut.matrices():
@@ -213,15 +222,16 @@ def _check_compensated(
         weight_HU = each.before(tensor).movedim(cut.axis, 1)
         parts = cut.kept_of(each.after(stored))
         stored_HS, padding = (part.movedim(cut.axis, 1) for part in parts)
-        map_PS: Tensor | None = torch.zeros(0, len(each.kept))
-        if each.removed:
+        wrong = int(_bits(padding).count_nonzero())
+        if not each.removed:
+            wrong += int((_bits(weight_HU) != _bits(stored_HS)).sum())
+        elif maps is not None:
             map_PS, problem = _map_of(key, maps, (len(each.removed), len(each.kept)))
-            problems += problem
-        if map_PS is None:
-            continue
-        own = CompensationMap(each.kept, each.removed, map_PS.float(), before.torch_dtype)
-        wrong = own.unexplained(weight_HU, stored_HS)
-        wrong += int(padding.contiguous().view(BITS[padding.element_size()]).count_nonzero())
+            if map_PS is None:
+                problems += problem
+                continue
+            own = CompensationMap(each.kept, each.removed, map_PS.float(), before.torch_dtype)
+            wrong += own.unexplained(weight_HU, stored_HS)
         if wrong:
             what = (
                 f"{wrong:,} of {each.after(stored).numel():,} entries are not what the base and "
@@ -234,7 +244,12 @@ def _check_compensated(
         report.largest_change = max(report.largest_change, change)
     report.findings += problems
     if not problems:
-        report.compensated.append(before.name)
+        (report.unverified if maps is None else report.compensated).append(before.name)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Its entries as integers: as numbers, NaN would differ and −0 would not."""
+    return tensor.contiguous().view(BITS[tensor.element_size()])
 
 
 def _map_of(key: str, maps: Maps, shape: tuple[int, int]) -> tuple[Tensor | None, list[Finding]]:
