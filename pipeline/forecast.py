@@ -77,9 +77,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     check_relabel(recipe, architecture, known.config)
     after = _stored_after(recipe, architecture, sizes, kept)
     smaller = model.config | changed_sizes(model.config, architecture, sizes, after)
-    relabel = architecture.attention.relabel
-    if relabel is not None and not can_have_heads(architecture, sizes, after.heads):
-        smaller = relabelled_config(smaller, relabel, known.config)
+    smaller = relabelled_config(smaller, architecture, sizes, after.heads, known.config)
     parameters, left = (
         sum(parameter_counts(each, model).values()) for each in (model.config, smaller)
     )

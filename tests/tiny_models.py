@@ -228,3 +228,13 @@ def logits(model: Any, ids: Tensor, **arguments: Any) -> Tensor:
 def some_ids(base: Base, shape: tuple[int, int] = (3, 20), seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, base.config.vocab_size, shape, generator=generator)
+
+
+def left_padded_ids(base: Base) -> tuple[Tensor, Tensor]:
+    """Three rows of ten tokens, two of them padded on the left, and the mask of what counts."""
+    ids = some_ids(base, (3, 10))
+    attended = torch.ones_like(ids)
+    for row, padding in enumerate((0, 3, 7)):
+        ids[row, :padding] = 0
+        attended[row, :padding] = 0
+    return ids, attended

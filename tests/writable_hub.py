@@ -19,6 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import yaml
 from huggingface_hub.repocard_data import model_index_to_eval_results
 from huggingface_hub.utils.sha import git_hash
+from sources.loopback_hub import answer
 
 LARGE = {".safetensors", ".png", ".sig"}
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
@@ -372,20 +373,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.connection.close()
                 return
             status, content, headers = muted.status, {"error": muted.message}, {}
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        total = len(data)
-        if status == 200 and (asked := self.headers.get("Range")):
-            first, _, last = asked.removeprefix("bytes=").partition("-")
-            data = data[int(first) : int(last) + 1 if last else None]
-            status = 206
-            headers["Content-Range"] = f"bytes {first}-{int(first) + len(data) - 1}/{total}"
-        self.send_response(status)
-        for key, value in headers.items():
-            self.send_header(key, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        answer(self, status, content, headers)
 
 
 def _is_large(path: str) -> bool:

@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.architectures.description import Architecture, Dimensions, Relabel
+from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.cache import read_json
 from pipeline.selection.plan import Plan
 from pipeline.sources.licences import LICENCE_FILES
-from pipeline.surgery.coordinates import stored_sizes
+from pipeline.surgery.coordinates import can_have_heads, stored_sizes
 
 COMPANION_PATTERNS = (
     "generation_config.json",
@@ -59,14 +59,21 @@ def relabelled(architecture: Architecture) -> Architecture:
     return replace(architecture, attention=replace(architecture.attention, head_counts="any"))
 
 
-def relabelled_config(config: dict[str, Any], relabel: Relabel, base: Any) -> dict[str, Any]:
-    """`config.json` of a checkpoint in another family's name.
+def relabelled_config(
+    config: dict[str, Any], architecture: Architecture, sizes: Dimensions, heads: int, base: Any
+) -> dict[str, Any]:
+    """`config.json` in another family's name, where its own cannot say so many heads.
 
     Args:
         config: the content so far.
-        relabel: the other family.
+        architecture: the base's description.
+        sizes: sizes of the base.
+        heads: query heads after the cut.
         base: the base's config as transformers reads it, for what `config` leaves to a default.
     """
+    relabel = architecture.attention.relabel
+    if relabel is None or can_have_heads(architecture, sizes, heads):
+        return config
     dropped = {key for key, _ in relabel.requires}
     return {
         **{key: value for key, value in config.items() if key not in dropped},

@@ -22,7 +22,7 @@ from pipeline.selection.plan import Plan, Shape
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.measure import Measurer
-from pipeline.surgery.coordinates import can_have_heads, stored_sizes, tensor_cuts
+from pipeline.surgery.coordinates import stored_sizes, tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 from pipeline.surgery.tensor_cut import TensorCut
 
@@ -60,12 +60,11 @@ def cuts_and_config(
         shape: what a checkpoint can say of it.
     """
     architecture, sizes, folder = base.architecture, base.dimensions, base.model.path
-    relabel = architecture.attention.relabel if shape.relabel else None
-    if relabel is not None and not shape.ragged:
+    if shape.relabel and not shape.ragged:
         other = relabelled(architecture)
         config = pruned_config(folder, other, sizes, plan, code=base.carries_code)
-        if not can_have_heads(architecture, sizes, stored_sizes(other, sizes, plan).heads):
-            config = relabelled_config(config, relabel, base.config)
+        heads = stored_sizes(other, sizes, plan).heads
+        config = relabelled_config(config, architecture, sizes, heads, base.config)
         return tensor_cuts(other, sizes, plan), config
     cuts = tensor_cuts(architecture, sizes, plan, ragged=shape.ragged)
     if not shape.ragged:

@@ -78,8 +78,7 @@ def cut_checkpoint(
     compensated = {
         tensor.name
         for tensor in before
-        if tensor.name in cuts
-        and any(each.key(tensor.name) in maps for each in cuts[tensor.name].matrices())
+        if tensor.name in cuts and not maps.keys().isdisjoint(cuts[tensor.name].keys(tensor.name))
     }
 
     def produce(name: str) -> Tensor | None:

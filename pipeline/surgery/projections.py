@@ -12,6 +12,7 @@ from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.architectures.registry import neuron_tensors
 from pipeline.selection.plan import Indices, Plan
 from pipeline.surgery.coordinates import head_coordinates
+from pipeline.surgery.tensor_cut import key_of
 
 Kind = Literal["ffn", "attention"]
 
@@ -84,7 +85,7 @@ def projections(architecture: Architecture, sizes: Dimensions, layer: int) -> It
         for expert in range(sizes.experts):
             yield replace(
                 one,
-                key=f"{name}[{expert}]",
+                key=key_of(name, expert),
                 axis=one.axis - 1,
                 units=range(expert * sizes.ffn, (expert + 1) * sizes.ffn),
                 expert=expert,

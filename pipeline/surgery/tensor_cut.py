@@ -37,7 +37,12 @@ class MatrixCut(NamedTuple):
 
     def key(self, tensor: str) -> str:
         """What compensation maps call the matrix, given the name of its tensor in the base."""
-        return tensor if self.expert is None else f"{tensor}[{self.expert}]"
+        return key_of(tensor, self.expert)
+
+
+def key_of(tensor: str, expert: int | None) -> str:
+    """What compensation maps call a tensor's matrix, or that of one of the experts it stacks."""
+    return tensor if expert is None else f"{tensor}[{expert}]"
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class TensorCut:
     def axis(self) -> int:
         """The axis of entries of units, in the tensor or in each matrix that it stacks."""
         return self.axes[-1] - (len(self.axes) - 1)
+
+    def keys(self, tensor: str) -> list[str]:
+        """What compensation maps call its matrices, given the name of the tensor in the base."""
+        return [key_of(tensor, expert) for expert in self.experts or (None,)]
 
     def matrices(self) -> list[MatrixCut]:
         """Its matrices after the cut: one, or one for each expert that stays."""

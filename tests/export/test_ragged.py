@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import DENSE, base_of, cut, load, logits, mask, random_plan, some_ids
+from tiny_models import (
+    DENSE,
+    base_of,
+    cut,
+    left_padded_ids,
+    load,
+    logits,
+    mask,
+    random_plan,
+    some_ids,
+)
 from transformers import AutoTokenizer
 
 from pipeline.export.ragged import MODELING_FILE
@@ -40,11 +50,7 @@ def test_a_ragged_checkpoint_computes_what_the_masked_model_does(
     plan = ragged_plan(base)
     report = cut(base, tmp_path / "cut", plan, ragged=True)
     assert report.parameters[1] < report.parameters[0]
-    ids = some_ids(base, (3, 10))
-    attended = torch.ones_like(ids)
-    for row, padding in enumerate((0, 3, 7)):
-        ids[row, :padding] = 0
-        attended[row, :padding] = 0
+    ids, attended = left_padded_ids(base)
     settings = {"max_new_tokens": 8, "min_new_tokens": 8, "do_sample": False}
     model, small = load(base.model.path), load(tmp_path / "cut")
     with mask(base, model, plan):

@@ -107,20 +107,27 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, data, **{"ETag": f'"{_digest(data)}"', "X-Repo-Commit": COMMIT})
 
     def _send(self, status: int, content: Any, **headers: str) -> None:
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        total = len(data)
-        if status == 200 and (asked := self.headers.get("Range")):
-            first, _, last = asked.removeprefix("bytes=").partition("-")
-            data = data[int(first) : int(last) + 1 if last else None]
-            status = 206
-            headers["Content-Range"] = f"bytes {first}-{int(first) + len(data) - 1}/{total}"
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        answer(self, status, content, headers)
+
+
+def answer(
+    handler: BaseHTTPRequestHandler, status: int, content: Any, headers: dict[str, str]
+) -> None:
+    """Send bytes, or JSON; of bytes the part that was asked for."""
+    data = content if isinstance(content, bytes) else json.dumps(content).encode()
+    total = len(data)
+    if status == 200 and (asked := handler.headers.get("Range")):
+        first, _, last = asked.removeprefix("bytes=").partition("-")
+        data = data[int(first) : int(last) + 1 if last else None]
+        status = 206
+        headers["Content-Range"] = f"bytes {first}-{int(first) + len(data) - 1}/{total}"
+    handler.send_response(status)
+    for name, value in headers.items():
+        handler.send_header(name, value)
+    handler.send_header("Content-Length", str(len(data)))
+    handler.end_headers()
+    if handler.command != "HEAD":
+        handler.wfile.write(data)
 
 
 def _files(folder: Path) -> list[Path]:

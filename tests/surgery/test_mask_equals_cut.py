@@ -13,7 +13,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_models import FAMILIES, MIXTURES, base_of, cut, load, logits, mask, random_plan, some_ids
+from tiny_models import (
+    FAMILIES,
+    MIXTURES,
+    base_of,
+    cut,
+    left_padded_ids,
+    load,
+    logits,
+    mask,
+    random_plan,
+    some_ids,
+)
 
 from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
@@ -170,11 +181,7 @@ def test_generation_with_cache_and_left_padding(
     base = tiny_base(family, dtype=torch.float64)
     plan = some_plan(base, 4, (24, 20, 24), 2, 1, experts=3)
     cut(base, tmp_path / "cut", plan)
-    ids = some_ids(base, (3, 10))
-    attended = torch.ones_like(ids)
-    for row, padding in enumerate((0, 3, 7)):
-        ids[row, :padding] = 0
-        attended[row, :padding] = 0
+    ids, attended = left_padded_ids(base)
     settings_ = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
     model, small = load(base.model.path), load(tmp_path / "cut")
     with mask(base, model, plan):

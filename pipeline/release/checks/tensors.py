@@ -80,15 +80,15 @@ def check_tensors(
     """
     report = TensorReport()
     names = [tensor.name for tensor in released]
-    gone = {name for name, cut in cuts.items() if cut.name is None}
+    renamed = {name: cut.name for name, cut in cuts.items()}
     origins = {
-        (cuts[name].name or name) if name in cuts else name: tensor
+        after: tensor
         for name, tensor in base.items()
-        if name not in gone
+        if (after := renamed.get(name, name)) is not None
     }
     for name in sorted(origins.keys() - set(names)):
         report.findings.append(Finding(name, "the base has this tensor, and the release does not"))
-    said, compensated = set(compensated), compensated & _compensable(cuts)
+    said, compensated = compensated, {each for each in compensated if _compensable(each, cuts)}
     for name in sorted(said - compensated):
         report.findings.append(Finding(name, "is said to be compensated, and no unit of it is cut"))
     if maps is not None:
@@ -201,10 +201,12 @@ def _check_equal(
     )
 
 
-def _compensable(cuts: Mapping[str, TensorCut]) -> set[str]:
-    """Tensors with a matrix of which something is removed and something stays."""
-    staying = {name: cut for name, cut in cuts.items() if cut.name is not None}
-    return {name for name, cut in staying.items() if any(each.removed for each in cut.matrices())}
+def _compensable(name: str, cuts: Mapping[str, TensorCut]) -> bool:
+    """Whether a tensor stays and has a matrix of which something is removed."""
+    cut = cuts.get(name)
+    if cut is None or cut.name is None:
+        return False
+    return any(each.removed for each in cut.matrices())
 
 
 def _check_compensated(
