@@ -30,6 +30,7 @@ from pipeline.stages.preflight import (
     check_relabel,
     kept_sizes,
 )
+from pipeline.stages.shapes import SAME_SHARE, head_note
 from pipeline.surgery.coordinates import can_have_heads
 
 FLOAT32_BYTES = 4
@@ -192,17 +193,14 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
         elif (
             policy == "uniform"
             and kind == "ffn"
-            and abs(gone / total - recipe.select.ffn.fraction) > 5e-4
+            and abs(gone / total - recipe.select.ffn.fraction) > SAME_SHARE
         ):
             lines[-1] += (
                 f"; {recipe.select.ffn.fraction:.1%} asked, widths are multiples of "
                 f"{recipe.select.ffn.multiple_of}"
             )
-        elif kind == "heads" and abs(gone / total - recipe.select.attention.fraction) > 5e-4:
-            lines[-1] += (
-                f"; {recipe.select.attention.fraction:.1%} asked, {left} is the nearest number "
-                "that whole groups and this model's config can have"
-            )
+        elif kind == "heads":
+            lines[-1] += head_note(recipe.select.attention.fraction, left, total)
     return lines
 
 

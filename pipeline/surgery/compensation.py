@@ -66,10 +66,8 @@ class CompensationMap:
     def _unexplained(self, weight_HU: Tensor, stored_HS: Tensor) -> int:
         exact_HS = self._exact(weight_HU)
         rounded_HS = exact_HS.to(self.dtype)
-        finite = stored_HS.sum(dtype=torch.float64).isfinite()
-        if finite and torch.equal(
-            rounded_HS, stored_HS
-        ):  # what is infinite is explained by nothing
+        finite = stored_HS.sum(dtype=torch.float64).isfinite()  # else nothing explains it
+        if finite and torch.equal(rounded_HS, stored_HS):
             return 0
         wrong_HS, infinite_HS = rounded_HS != stored_HS, ~stored_HS.isfinite()
         terms_HS = replace(self, map_PS=self.map_PS.abs())._exact(weight_HU.abs())
