@@ -258,8 +258,7 @@ def _rate(dtype: str) -> float:
 
 def _gate_text(gate: Gate) -> str:
     at_least = gate.drops_at_least is not None
-    bound = gate.drops_at_least if at_least else gate.drops_at_most
-    assert bound is not None
+    bound = gate.bound
     share = {"relative": "of itself", "above_chance": f"of its distance to {gate.chance}"}
     amount = f"{bound:g}" if gate.scale == "absolute" else f"{bound:.1%} {share[gate.scale]}"
     text = f"{gate.task} {gate.metric} drops {'at least' if at_least else 'at most'} {amount}"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.experts import GROUPED_MULTIPLE
 from pipeline.architectures.registry import head_tensors, neuron_tensors
 from pipeline.cache import Cache
 from pipeline.export.checkpoint import changed_sizes
@@ -16,7 +17,6 @@ from pipeline.selection.uniform import kept_experts, kept_width
 from pipeline.sources.models import ModelDescription, describe_model
 from pipeline.sources.releases import model_source
 from pipeline.stages.described import described, parameter_counts
-from pipeline.stages.preflight import GROUPED_MULTIPLE
 from pipeline.surgery.coordinates import can_have_heads
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3)

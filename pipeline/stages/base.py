@@ -25,7 +25,13 @@ from pipeline.architectures.registry import (
 )
 from pipeline.cache import Cache, digest_of_file, scratch_folder
 from pipeline.errors import InputError
-from pipeline.evaluation.loading import PLAIN, Terms, load_tokenizer, loader
+from pipeline.evaluation.loading import (
+    PLAIN,
+    Terms,
+    check_all_found,
+    load_tokenizer,
+    loader,
+)
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import is_ragged
@@ -148,7 +154,7 @@ def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
             folder, dtype=getattr(torch, dtype), **(placement | settings)
         )
     model, info = loaded
-    _check_all_found(info, folder)
+    check_all_found(info, folder)
     return cast(nn.Module, model.eval())
 
 
@@ -172,20 +178,4 @@ def check_loads(base: Base) -> None:
             device_map={"": "meta"},
             output_loading_info=True,
         )
-    _check_all_found(info, folder)
-
-
-def _check_all_found(info: Mapping[str, Any], folder: Path) -> None:
-    if info["missing_keys"]:  # transformers fills them with random numbers
-        raise InputError(
-            f"the checkpoint lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}",
-            where=str(folder),
-            remedy="download or copy the model again",
-        )
-    if info["unexpected_keys"]:  # transformers would compute without them, and not say so
-        raise InputError(
-            "the model that its config describes has no place for stored weights: "
-            f"{', '.join(sorted(info['unexpected_keys'])[:5])}",
-            where=str(folder),
-            remedy="download or copy the model again: config.json and weights are of two models",
-        )
+    check_all_found(info, folder)

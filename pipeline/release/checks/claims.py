@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.cache import read_json
+from pipeline.cache import read_json, same_json
 from pipeline.evaluation.results import Evaluation, TaskResult
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.release.card import NAME as CARD
@@ -44,17 +44,16 @@ def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Fin
         # It is a part of the manifest, so one that is larger need not be read into memory.
         same = path.stat().st_size <= (folder / MANIFEST).stat().st_size
         try:
-            same = same and read_json(path) == claimed
+            same = same and same_json(read_json(path), claimed)
         except ValueError:
             same = False
         if not same:
             findings.append(Finding(EVALUATION, "is not what the manifest says of the evaluation"))
-    version = _object(manifest.get("environment")).get("unlearn-pipeline")
     path = folder / CARD
-    if path.is_file() and version != __version__:
+    if path.is_file() and not of_this_version(manifest):
         notes.append(
-            f"not compared: the card, which version {_shown(version)} is said to have made; "
-            f"this is {__version__}"
+            f"not compared: the card, which version {_shown(_version(manifest))} is said to have "
+            f"made; this is {__version__}"
         )
     elif path.is_file():
         try:
@@ -65,6 +64,15 @@ def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Fin
             if path.stat().st_size != len(made) or path.read_bytes() != made:
                 findings.append(Finding(CARD, "is not the card that the manifest gives"))
     return findings, notes
+
+
+def of_this_version(manifest: Mapping[str, Any]) -> bool:
+    """Whether a release is said to be of this version, so that its words can be made again."""
+    return bool(_version(manifest) == __version__)
+
+
+def _version(manifest: Mapping[str, Any]) -> Any:
+    return _object(manifest.get("environment")).get("unlearn-pipeline")
 
 
 def check_evaluation(
