@@ -34,7 +34,7 @@ from pipeline.cli_options import (
     style_of,
 )
 from pipeline.cli_publish import YesOption, publish, publishing_of, show_publication
-from pipeline.cli_recipes import recipes, schema
+from pipeline.cli_recipes import doctor, new, recipes, schema
 from pipeline.errors import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
@@ -314,7 +314,7 @@ def export(
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
 
 
-for verb in (publish, recipes, inspect, schema, diff):
+for verb in (publish, diff, new, recipes, inspect, schema, doctor):
     app.command()(verb)
 
 

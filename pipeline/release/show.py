@@ -228,12 +228,13 @@ def show_inspection(found: dict[str, Any], console: Console | None = None) -> No
         )
 
 
-def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -> None:
-    """Print names and descriptions."""
+def show_recipes(found: list[tuple[str, str, str]], console: Console | None = None) -> None:
+    """Print names and descriptions, and where the user's own are."""
     console = console or terminal()
     table = Table.grid(padding=(0, 2))
-    for name, description in found:
-        table.add_row(f"[bold]{escape(name)}[/]", escape(description))
+    for name, description, place in found:
+        own = f"\n[dim]{_plain(place)}[/]" if place else ""
+        table.add_row(f"[bold]{escape(name)}[/]", escape(description) + own)
     console.print(table)
 
 
