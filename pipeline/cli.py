@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
-from pipeline.cli_models import diff, inspect
+from pipeline.cli_models import chat, diff, inspect
 from pipeline.cli_options import (
     BaseOption,
     CacheOption,
@@ -314,7 +314,7 @@ def export(
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
 
 
-for verb in (publish, diff, new, recipes, inspect, schema, doctor):
+for verb in (publish, diff, chat, new, recipes, inspect, schema, doctor):
     app.command()(verb)
 
 

@@ -597,6 +597,8 @@ def test_every_verb_takes_what_is_on_the_hub(
     assert json.loads(result.out)["units_of_a_layer"]["ffn"] >= 48
     result = unlearn("diff", name, made.folder, "--json", "--quiet")
     assert result.code == 0 and json.loads(result.out)["same"]["plan"], result.err
+    result = unlearn("chat", "org/base", name, "--prompt", "the", "--max-new-tokens", "2", "--json")
+    assert result.code == 0 and json.loads(result.out)["pruned"]["name"] == name, result.err
     if policy == "uniform":
         result = unlearn("export", "org/no-x@v1", "--quiet")
         assert result.code == 0 and Path("no-x-F16.gguf").is_file(), result.err
