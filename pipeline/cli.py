@@ -332,8 +332,10 @@ def main() -> None:
     _listen()
     try:
         code = app(standalone_mode=False)
-    except SystemExit:  # the reader of our output is gone, as in `unlearn recipes | head -1`
-        code = EXIT_BROKEN
+    except SystemExit as end:
+        # Completion ends so; and, not with 0, where the reader of our output is gone, as in
+        # `unlearn recipes | head -1`.
+        code = EXIT_BROKEN if end.code else EXIT_PASS
     except BaseException as error:
         code = _report(error)
     else:
