@@ -6,7 +6,7 @@ one that `verify` would take, and else the one that the release names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -19,6 +19,7 @@ from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.evaluation.loading import PLAIN, Terms
 from pipeline.evaluation.streaming import Manner, Message, Speaker
+from pipeline.export.manifest import read_manifest
 from pipeline.progress import Progress
 from pipeline.recipe import HubSource, Model, PathSource
 from pipeline.recipe_file import load_recipe, shipped_recipe
@@ -80,6 +81,7 @@ def converse(
     second: str | None,
     base: str | None,
     recipe: str | None,
+    overrides: Sequence[str],
     *,
     template: bool,
     manner: Manner,
@@ -93,6 +95,7 @@ def converse(
         second: the release, or any other model.
         base: the base, if there is no second.
         recipe: recipe that names the base, if there is no second.
+        overrides: overrides of the recipe.
         template: talk through the chat template if both models have one.
         manner: how they answer.
         cache: keeps converted models.
@@ -111,14 +114,21 @@ def converse(
     with progress.stage("Base model"):
         if second is None:
             folder = fetch_release(first, progress)
-            model = _base(folder, base, recipe, cache, progress)
-            terms = Terms(model.path) if model.code == "run" else PLAIN
+            model = _base(folder, base, recipe, overrides, cache, progress)
         else:
-            model, terms = _model(first, cache, progress), PLAIN
+            model = _model(first, cache, progress)
+        terms = Terms(model.path) if model.code == "run" else PLAIN
         one = Speaker(model.name, model.path, DTYPE, terms)
     with progress.stage("Pruned model"):
         if second is not None:
             folder = _folder(second, cache, progress)
+        if _needs_code(read_manifest(folder) or {}) and model.code != "run":
+            raise InputError(
+                "this release is computed by code of its base, which nothing here allows",
+                where=second or first,
+                remedy="read that code, then give the release alone with --recipe and "
+                "--set model.trust_remote_code=true; the base's copy is run, never the release's",
+            )
         other = Speaker(second or first, folder, DTYPE, terms)
     speakers = one, other
     return Conversation(speakers, manner, template and all(s.has_chat_template for s in speakers))
@@ -143,7 +153,12 @@ def _model(reference: str, cache: Cache, progress: Progress) -> ResolvedModel:
 
 
 def _base(
-    folder: Path, base: str | None, recipe: str | None, cache: Cache, progress: Progress
+    folder: Path,
+    base: str | None,
+    recipe: str | None,
+    overrides: Sequence[str],
+    cache: Cache,
+    progress: Progress,
 ) -> ResolvedModel:
     """The base of a release: as the reader says, as a recipe of that name, as the release says."""
     if base is not None:
@@ -152,11 +167,21 @@ def _base(
     if recipe is None and (path := shipped_recipe(str(manifest.get("name")))) is not None:
         recipe = str(path)
     if recipe is not None:
-        loaded = load_recipe(recipe)
-        return resolve_model(loaded.recipe.model, loaded.folder, cache, progress)
+        loaded = load_recipe(recipe, overrides)
+        model = loaded.recipe.model
+        if not _needs_code(manifest):  # the stock class computes the release, and so it does both
+            model = model.model_copy(update={"trust_remote_code": False})
+        return resolve_model(model, loaded.folder, cache, progress)
     named = _named_by(manifest, folder)
     progress.say(f"You have no recipe {manifest.get('name')!r}: the base is what the release names")
     return resolve_model(named, Path(), cache, progress)
+
+
+def _needs_code(manifest: dict[str, Any]) -> bool:
+    """Whether a release says that code which came with its base computes it."""
+    with suppress(KeyError, TypeError):
+        return manifest["recipe"]["model"]["trust_remote_code"] is True
+    return False
 
 
 def _named_by(manifest: dict[str, Any], folder: Path) -> Model:

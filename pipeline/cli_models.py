@@ -18,6 +18,7 @@ from pipeline.cli_options import (
     JsonOption,
     OwnRecipeOption,
     QuietOption,
+    SetOption,
     print_json,
     style_of,
 )
@@ -87,6 +88,7 @@ def chat(
     ] = None,
     base: BaseOption = None,
     recipe: OwnRecipeOption = None,
+    set_: SetOption = None,
     chat_template: Annotated[
         bool, typer.Option(help="Talk through the models' chat template, if they have one.")
     ] = True,
@@ -110,6 +112,7 @@ def chat(
         pruned,
         base,
         recipe,
+        set_ or (),
         template=chat_template,
         manner=Manner(max_new_tokens, temperature, seed),
         cache=Cache(cache_dir),

@@ -112,7 +112,7 @@ def test_the_release_alone_takes_its_base_from_where_verify_does(
 def test_a_base_that_the_release_names_is_given_no_rights(
     unlearn: Unlearn, cut: Release, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rights = {"trust_remote_code": True, "allow_pickle": True, "dequantise": True}
+    rights = {"allow_pickle": True, "dequantise": True}
     edit(MANIFEST, lambda m: m["recipe"]["model"].update(rights))(cut.folder)
     models = []
     resolve = pipeline.chat.resolve_model

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from command import Result, Unlearn
+from hub_address import point_hub_at
 from ruamel.yaml import YAML
 
 from pipeline.recipe_file import load_recipe, shipped_recipe
@@ -273,6 +274,17 @@ def test_the_model_of_the_default_recipe_is_the_default(unlearn: Unlearn, tmp_pa
     assert code == 0
     assert json.loads(out)["written"] == ["recipes/x.yaml"]
     assert load_recipe("x").recipe.model == load_recipe("no-code").recipe.model
+
+
+def test_a_hub_that_is_out_of_reach_is_a_note(
+    new: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point_hub_at("http://127.0.0.1:9", monkeypatch, tmp_path / "hub")
+    code, out, err = new("far", model="org/model@v1")
+    assert code == 0, err
+    assert "Note: the model was not looked at: the Hub cannot be reached" in out
+    source = load_recipe("far").recipe.model.source
+    assert source.model_dump() == {"hub": "org/model", "revision": "v1"}
 
 
 # ── folders of one's own ─────────────────────────────────────────────────────────────────────────

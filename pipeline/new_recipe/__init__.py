@@ -52,6 +52,7 @@ class _ModelFacts:
 
     positions: int | None = None
     fixed_width: bool = False
+    unknown: str = ""  # why nothing is known
 
 
 def new_recipe(
@@ -107,7 +108,8 @@ def new_recipe(
         recipe = _parsed(content)
         write(target, content)
         undo.pop_all()
-    return NewRecipe(target, tuple(written[:-1]), tuple(_notes(recipe, corpora)))
+    notes = [facts.unknown] if facts.unknown else []
+    return NewRecipe(target, tuple(written[:-1]), (*notes, *_notes(recipe, corpora)))
 
 
 def _check_name(name: str) -> None:
@@ -161,8 +163,8 @@ def _facts(source: Source, cache: Cache) -> _ModelFacts:
         model = describe_model(
             Model(source=source, allow_pickle=True, dequantise=True), Path(), cache
         )
-    except BrokenError:  # the Hub is out of reach: `check` asks again
-        return _ModelFacts()
+    except BrokenError as error:  # the Hub is out of reach
+        return _ModelFacts(unknown=f"the model was not looked at: {error.what}")
     known = described(model)
     return _ModelFacts(
         getattr(known.config, CONTEXT, None), known.architecture.feed_forward.width is None
