@@ -69,7 +69,14 @@ def test_what_two_cuts_of_a_model_differ_in(unlearn: Unlearn, pair: Pair) -> Non
     assert {"tokenizer.json", "samples/base/next_token_code.jsonl"} <= set(found["files"]["same"])
     code, out, err = unlearn("diff", *pair)
     assert (code, err) == (0, "")
-    for words in ("another plan", "48 of 192", "96 of 192", "50.0%", "▅▅▅", "next_token_prose"):
+    for words in (
+        "another plan, other weights",
+        "48 of 192",
+        "96 of 192",
+        "50.0%",
+        "▅▅▅",
+        "next_token_prose",
+    ):
         assert words in out, words
     assert "\x1b[" not in out
 

@@ -31,12 +31,11 @@ def show_difference(found: dict[str, Any], console: Console | None = None) -> No
             soft_wrap=True,
         )
     same = found["same"]
-    console.print(
-        ", ".join(
-            f"{'same' if is_same else '[yellow]another[/]'} {what}"
-            for what, is_same in same.items()
-        )
-    )
+    words = [
+        f"same {what}" if same[what] else f"[yellow]{another} {what}[/]"
+        for what, another in ANOTHER.items()
+    ]
+    console.print(", ".join(words))
     _show_pairs("Base", found["base"], console)
     _show_units(found["units"], console)
     _show_results(found["results"], console)
@@ -61,8 +60,8 @@ def _show_units(units: list[dict[str, Any]], console: Console) -> None:
             known = [(share, number) for number, share in enumerate(layers) if share is not None]
             (low, least), (high, most) = min(known), max(known)
             console.print(
-                f"  {row['kind'].replace('_', ' ')} in common, by layer: {_bars(layers)} "
-                f"(least {low:.0%} in layer {least}, most {high:.0%} in layer {most})",
+                f"  {row['kind'].replace('_', ' ')}, layer by layer: {_bars(layers)} "
+                f"({low:.0%} in {least} to {high:.0%} in {most})",
                 soft_wrap=True,
             )
 
@@ -81,7 +80,7 @@ def _bars(layers: list[float | None]) -> str:
 
 def _show_results(results: list[dict[str, Any]], console: Console) -> None:
     """The metrics that are shown first; `--json` has them all."""
-    table = _table("Results of the released models", "A", "B", "B − A, ± paired standard error")
+    table = _table("Results of the released models, ± paired standard error", "A", "B", "B − A")
     side = None
     reasons: dict[str, list[str]] = {}
     for row in results:
@@ -173,7 +172,7 @@ def _show_files(files: dict[str, list[str]], console: Console) -> None:
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right")
     return table
