@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
+from pipeline.cli_models import chat, diff, inspect
 from pipeline.cli_options import (
     BaseOption,
     CacheOption,
@@ -33,6 +34,7 @@ from pipeline.cli_options import (
     style_of,
 )
 from pipeline.cli_publish import YesOption, publish, publishing_of, show_publication
+from pipeline.cli_recipes import doctor, new, recipes, schema
 from pipeline.errors import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
@@ -312,84 +314,8 @@ def export(
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
 
 
-app.command()(publish)
-
-
-@app.command()
-def recipes(json_: JsonOption = False) -> int:
-    """List the recipes that can be run by name."""
-    from pipeline.recipe_file import list_recipes
-    from pipeline.release.show import show_recipes
-
-    found = list_recipes()
-    if json_:
-        print(json.dumps([{"name": r.name, "path": str(r.path)} for r in found]))
-    else:
-        show_recipes([(r.name, r.description) for r in found])
-    return EXIT_PASS
-
-
-@app.command()
-def inspect(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A folder, organisation/name@revision, .gguf file or package:name/file."
-        ),
-    ],
-    cache_dir: CacheOption = None,
-    json_: JsonOption = False,
-) -> int:
-    """Say what a model is made of, and what can be cut out of it."""
-    from pipeline.cache import Cache
-    from pipeline.inspection import inspect as inspect_model
-    from pipeline.release.show import show_inspection
-
-    found = inspect_model(model, Cache(cache_dir))
-    if json_:
-        print_json(found)
-    else:
-        show_inspection(found)
-    return EXIT_PASS
-
-
-@app.command()
-def schema() -> int:
-    """Print the JSON Schema of recipes, for editors."""
-    from pipeline.recipe_schema import json_schema
-
-    print(json.dumps(json_schema(), indent=2))
-    return EXIT_PASS
-
-
-@app.command()
-def compare(
-    one: CheckpointArgument,
-    other: CheckpointArgument,
-) -> int:
-    """Compare two outputs: corpus hashes, environments, and the overlap of their plans, as JSON."""
-    from pipeline.export.manifest import NAME, read_manifest
-    from pipeline.export.manifest import compare as compare_manifests
-    from pipeline.sources.releases import fetch_release
-
-    manifests = []
-    for folder in (one, other):
-        manifest = read_manifest(fetch_release(folder, Progress("quiet"), only=NAME))
-        if manifest is None:
-            raise InputError(
-                "this folder has no pruning manifest",
-                where=folder,
-                remedy="give the folder that a run made, such as out/no-code",
-            )
-        manifests.append(manifest)
-    try:
-        found = compare_manifests(*manifests)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"a pruning manifest is incomplete ({error!r})", where=f"{one} and {other}"
-        ) from error
-    print(json.dumps(found, indent=2))
-    return EXIT_PASS
+for verb in (publish, diff, chat, new, recipes, inspect, schema, doctor):
+    app.command()(verb)
 
 
 @app.callback(invoke_without_command=True)
@@ -406,8 +332,10 @@ def main() -> None:
     _listen()
     try:
         code = app(standalone_mode=False)
-    except SystemExit:  # the reader of our output is gone, as in `unlearn recipes | head -1`
-        code = EXIT_BROKEN
+    except SystemExit as end:
+        # Completion ends so; and, not with 0, where the reader of our output is gone, as in
+        # `unlearn recipes | head -1`.
+        code = EXIT_BROKEN if end.code else EXIT_PASS
     except BaseException as error:
         code = _report(error)
     else:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.progress import Style
+
+
+def recipe_names(incomplete: str) -> list[tuple[str, str]]:
+    """Names of recipes that begin with what was typed, and what they do, for a shell's completion.
+
+    Where there is none, the shell completes names of files.
+    """
+    from pipeline.recipe_file import list_recipes
+
+    with suppress(OSError):  # of a folder that may not be read: nobody waits for an error here
+        return [(r.name, r.description) for r in list_recipes() if r.name.startswith(incomplete)]
+    return []
+
 
 CheckpointArgument = Annotated[
     str, typer.Argument(help="A released folder, or organisation/name@revision of the Hub.")
@@ -24,7 +38,8 @@ BaseOption = Annotated[
 OwnRecipeOption = Annotated[
     str | None,
     typer.Option(
-        help="Your own recipe; default: the one of the manifest's name that came with this tool."
+        help="Your own recipe; default: the one of the manifest's name that came with this tool.",
+        autocompletion=recipe_names,
     ),
 ]
 RecomputeOption = Annotated[
@@ -38,7 +53,10 @@ IdentityOption = Annotated[
     str | None, typer.Option(help="The release must be signed by this identity, through Sigstore.")
 ]
 ProviderOption = Annotated[str | None, typer.Option(help="URL of who vouches for the identity.")]
-RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path of a YAML file.")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="Name of a recipe, or path of a YAML file.", autocompletion=recipe_names),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field: `--set select.ffn.fraction=0.2`; repeatable."),

@@ -39,6 +39,7 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
 REACHED = (0.35, 0.8)
 MOMENTS_FACTOR = 1.5  # a pass that sums second moments, against one that does not
+PLACEHOLDER = "TODO"  # what `unlearn new` leaves to the author
 OVERHEAD_SECONDS = 60  # loading, conversion, proof, completions
 
 
@@ -145,7 +146,13 @@ def _next_token_tasks(
 
 
 def _warnings(recipe: Recipe, tasks: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield why gates could not be decided, as far as that is known before a run."""
+    """Yield what is not filled in, and why gates could not be decided, as far as it is known."""
+    written = {"description": recipe.description}
+    for side, corpus in recipe.corpora:
+        for key in ("genre", "licence"):
+            written[f"{side}.{corpus.name}.{key}"] = getattr(corpus, key)
+    if undone := [key for key, text in written.items() if text.startswith(PLACEHOLDER)]:
+        yield f"the card would say {PLACEHOLDER}: fill in {', '.join(undone)}"
     named = {task["task"]: task for task in tasks}
     least = recipe.statistics.min_documents
     for gate in recipe.gates:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from pipeline.recipe_schema import expected, node_at, shown
 from pipeline.recipe_yaml import Document, read_yaml
 
 SUFFIXES = (".yaml", ".yml")
+OWN_FOLDERS = "UNLEARN_RECIPES"  # environment variable with folders, as PATH has them
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,12 @@ class ListedRecipe(NamedTuple):
     path: Path
     description: str
 
+    @property
+    def own_path(self) -> str:
+        """Where it is, if it is the user's own; empty if it came with this installation."""
+        is_own = self.path.parent != shipped_recipes_folder().resolve()
+        return _shown_path(self.path) if is_own else ""
+
 
 def load_recipe(
     name_or_path: str, overrides: Sequence[str] = (), folder: Path | None = None
@@ -70,7 +78,8 @@ def load_recipe(
     Args:
         name_or_path: name of a recipe in `folder` or among the shipped ones, or path of a file.
         overrides: `key.of.section=value`, applied in order.
-        folder: where names are looked up first; `recipes` in the working folder by default.
+        folder: where names are looked up first; `recipes` in the working folder and the folders
+            of `$UNLEARN_RECIPES` by default.
 
     Raises:
         InputError: there is no such recipe, or it is wrong; lists every error with its line.
@@ -148,9 +157,20 @@ def _find(name_or_path: str, folder: Path | None) -> Path:
 
 
 def _available(folder: Path | None) -> dict[str, Path]:
-    """Return recipes by name; those of the first folder win over shipped ones."""
-    first = folder or Path.cwd() / "recipes"
-    return _recipes_in(shipped_recipes_folder()) | _recipes_in(first)
+    """Return recipes by name; those of earlier folders win, and shipped ones come last."""
+    found: dict[str, Path] = {}
+    for place in (*([folder] if folder else own_folders()), shipped_recipes_folder()):
+        found = _recipes_in(place) | found
+    return found
+
+
+def own_folders() -> list[Path]:
+    """Folders with the user's own recipes: those of what somebody else made are never looked for.
+
+    `verify` and `validate` take no recipe by its name from them: `shipped_recipe`.
+    """
+    named = os.environ.get(OWN_FOLDERS, "").split(os.pathsep)
+    return [Path.cwd() / "recipes", *(Path(name).expanduser() for name in named if name)]
 
 
 def _recipes_in(place: Path) -> dict[str, Path]:

@@ -291,7 +291,7 @@ def _shipped(manifest: dict[str, Any], folder: Path) -> Path:
             f"you have no recipe {name!r}, which this release names",
             where=str(folder),
             remedy="give your own copy of the recipe with --recipe, or the base with --base; "
-            "`recipes` in the working folder is not looked at",
+            "`recipes` in the working folder and $UNLEARN_RECIPES are not looked at",
         )
     return path
 

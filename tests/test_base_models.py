@@ -269,6 +269,25 @@ def test_code_of_a_release_is_never_run(
         assert {f["where"] for f in findings} >= set(CODE)
 
 
+def test_a_chat_runs_the_code_of_the_base_alone_and_only_if_it_may(
+    unlearn: Unlearn, recipe: Path, coded: Path, marks: Path
+) -> None:
+    assert unlearn("run", recipe, *TRUST, "--quiet").code == 0
+    release = Path("out/tiny").absolute()
+    for path in marks.iterdir():
+        path.unlink()
+    forget_modules()
+    ask = ("--prompt", "the cat", "--max-new-tokens", "2", "--json")
+    for arguments in ((coded, release), (release, "--recipe", recipe)):
+        refused = unlearn("chat", *arguments, *ask, "--quiet")
+        assert_refused(refused, "code of its base, which nothing here allows")
+    assert run_marks(marks) == set()
+    for name in CODE:
+        (release / name).write_text('raise SystemExit("the code of a release was run")\n')
+    assert unlearn("chat", release, "--recipe", recipe, *TRUST, *ask).code == 0
+    assert run_marks(marks) == set(CODE)
+
+
 def test_a_release_that_says_it_needs_no_code_is_different(
     unlearn: Unlearn, recipe: Path, coded: Path
 ) -> None:

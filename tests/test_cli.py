@@ -70,15 +70,6 @@ def test_json_has_null_where_there_is_no_number(unlearn: Unlearn, recipe: Path) 
     assert result["gates"][0]["drop"] is None
 
 
-def test_an_incomplete_manifest_is_an_error(unlearn: Unlearn, tmp_path: Path) -> None:
-    manifest = tmp_path / "odd/pruning_manifest.json"
-    manifest.parent.mkdir()
-    manifest.write_text('{"format": 1, "files": {}}')
-    code, _, err = unlearn("compare", "odd", "odd")
-    assert code == 2
-    assert "incomplete" in err
-
-
 def test_quiet_prints_the_result_only(unlearn: Unlearn, recipe: Path) -> None:
     code, out, err = unlearn("run", recipe, "--quiet")
     assert code == 0
@@ -433,23 +424,6 @@ def test_check_and_run_say_which_number_of_heads_is_the_nearest(
     relabelled = ["--set", "select.attention.relabel=true"]
     _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2", *relabelled)
     assert "query heads: 6 → 5 in each of 3 layers" in " ".join(out.split())
-
-
-def test_compare_says_how_much_two_outputs_share(unlearn: Unlearn, recipe: Path) -> None:
-    unlearn("run", recipe, "-q", "--out", "one")
-    unlearn("run", recipe, "-q", "--out", "other", "--set", "select.ffn.fraction=0.5")
-    code, out, _ = unlearn("compare", "one/tiny", "one/tiny")
-    assert code == 0
-    assert json.loads(out)["overlap_of_removed_units"] == {"ffn": 1.0}
-    _, out, _ = unlearn("compare", "one/tiny", "other/tiny")
-    compared = json.loads(out)
-    assert compared["same_base"] and not compared["same_plan"]
-    for texts in ("scored_texts", "held_out_texts"):
-        assert compared[texts] == {"code": True, "prose": True}
-    assert compared["overlap_of_removed_units"]["ffn"] == pytest.approx(0.5)  # 48 of 96
-    code, _, err = unlearn("compare", "one/tiny", "one")
-    assert code == 2
-    assert "no pruning manifest" in err
 
 
 def test_recipes_schema_version_and_help(unlearn: Unlearn) -> None:

@@ -19,6 +19,8 @@ def test_wheel_holds_the_recipes_with_their_tasks_and_schema(tmp_path: Path) -> 
     for path in (ROOT / "recipes").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts:
             assert f"pipeline/{path.relative_to(ROOT).as_posix()}" in packed
+    for path in (ROOT / "pipeline").rglob("*.jinja"):
+        assert path.relative_to(ROOT).as_posix() in packed
     assert "pipeline/py.typed" in packed
     assert not [name for name in packed if name.endswith(".pyc") or name.startswith("tests/")]
 

@@ -595,23 +595,30 @@ def test_every_verb_takes_what_is_on_the_hub(
     result = unlearn("inspect", name, "--json")
     assert result.code == 0, result.err
     assert json.loads(result.out)["units_of_a_layer"]["ffn"] >= 48
-    result = unlearn("compare", name, made.folder)
-    assert result.code == 0 and json.loads(result.out)["same_plan"], result.err
+    result = unlearn("diff", name, made.folder, "--json", "--quiet")
+    assert result.code == 0 and json.loads(result.out)["same"]["plan"], result.err
+    result = unlearn("chat", "org/base", name, "--prompt", "the", "--max-new-tokens", "2", "--json")
+    assert result.code == 0 and json.loads(result.out)["pruned"]["name"] == name, result.err
     if policy == "uniform":
         result = unlearn("export", "org/no-x@v1", "--quiet")
         assert result.code == 0 and Path("no-x-F16.gguf").is_file(), result.err
 
 
-def test_comparing_fetches_the_manifests_alone(
+def test_a_difference_needs_manifests_and_samples_and_no_weights(
     release: Make, hub: WritableHub, unlearn: Unlearn
 ) -> None:
     made = release(gates=PASSING)
     published(made)
     hub.requests.clear()
-    result = unlearn("compare", "org/no-x", made.folder)
-    assert result.code == 0 and json.loads(result.out)["same_plan"]
+    result = unlearn("diff", "org/no-x", made.folder, "--json", "--quiet")
+    assert result.code == 0, result.err
+    found = json.loads(result.out.splitlines()[-1])
+    assert found["same"] == dict.fromkeys(("base", "plan", "weights", "recipe"), True)
+    assert {row["standard_error"] for row in found["results"]} == {0.0}
+    commit = hub.repositories["org/no-x"].branches["main"]
+    samples = {f"samples/pruned/next_token_{name}.jsonl" for name in ("code", "prose")}
     assert {r for r in hub.requests if r.startswith("GET /org/no-x/resolve")} == {
-        f"GET /org/no-x/resolve/{hub.repositories['org/no-x'].branches['main']}/{MANIFEST}"
+        f"GET /org/no-x/resolve/{commit}/{name}" for name in (MANIFEST, *samples)
     }
-    result = unlearn("compare", "org/none", made.folder)
+    result = unlearn("diff", "org/none", made.folder)
     assert result.code == 2 and "no such model on the Hub" in result.err

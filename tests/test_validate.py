@@ -62,6 +62,7 @@ def test_a_recipe_beside_the_release_is_not_used(
 ) -> None:
     made = release(gates=PASSING)
     monkeypatch.chdir(made.folder)
+    monkeypatch.setenv("UNLEARN_RECIPES", str(made.folder))
     for name in ("tiny.yaml", str(made.recipe)):
         (made.folder / "tiny.yaml").write_text(made.recipe.read_text())
         edit(MANIFEST, lambda m, n=name: m.update(name=n.removesuffix(".yaml")))(made.folder)

@@ -66,6 +66,12 @@ class Paired:
         )
         return self.n - int(np.unique((base_N - pruned_N).round(12), return_counts=True)[1].max())
 
+    def difference(self) -> tuple[float, float]:
+        """The metric of the second model minus that of the first, and its standard error."""
+        (one, one_N), (other, other_N) = map(jackknifed_ratio, (self.base_N2, self.pruned_N2))
+        square, _, _ = moments(other_N - one_N, np.zeros(self.n))
+        return other - one, math.sqrt(square)
+
 
 @dataclass(frozen=True)
 class Interval:

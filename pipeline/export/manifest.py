@@ -11,7 +11,6 @@ from typing import Any
 from pipeline import __version__
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest_schema import FORMAT
-from pipeline.selection.plan import Plan, overlap
 
 NAME = "pruning_manifest.json"
 PACKAGES = (
@@ -81,35 +80,3 @@ def checked_manifest(folder: Path) -> dict[str, Any]:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     return content
-
-
-def compare(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What two manifests have in common: corpora, environment and removed units.
-
-    On the same machine, Python and lock the same recipe gives the same plan; elsewhere arithmetic
-    differs in its last digits, and this says how much that matters.
-    """
-    corpora = [{c["name"]: c for c in manifest["corpora"]} for manifest in (one, other)]
-    names = sorted(corpora[0].keys() | corpora[1].keys())
-
-    def same(name: str, key: str) -> bool:
-        return (
-            name in corpora[0]
-            and name in corpora[1]
-            and (corpora[0][name][key] == corpora[1][name][key])
-        )
-
-    first, second = Plan.from_dict(one["plan"]), Plan.from_dict(other["plan"])
-    same_base = one["base"]["weights_sha256"] == other["base"]["weights_sha256"]
-    return {
-        "same_base": same_base,
-        "same_plan": first == second,
-        "scored_texts": {name: same(name, "scored_sha256") for name in names},
-        "held_out_texts": {name: same(name, "held_out_sha256") for name in names},
-        "environment": {
-            name: [one["environment"].get(name), other["environment"].get(name)]
-            for name in sorted(one["environment"].keys() | other["environment"].keys())
-            if one["environment"].get(name) != other["environment"].get(name)
-        },
-        "overlap_of_removed_units": overlap(first, second),
-    }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple, TypeGuard
 
 # What is shown first of a task that has several metrics; the others are in evaluation.json.
@@ -60,7 +61,7 @@ def metric_rows(evaluation: dict[str, Any]) -> list[MetricRow]:
     return rows
 
 
-def shown_metrics(values: dict[str, float]) -> list[str]:
+def shown_metrics(values: Collection[str]) -> list[str]:
     """Those of a task's metrics that are shown first."""
     return [metric for metric in SHOWN if metric in values] or sorted(values)
 

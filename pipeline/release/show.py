@@ -22,9 +22,15 @@ FINDINGS_SHOWN = 20
 PIPE_WIDTH = 120  # rich assumes 80 columns where there is no terminal, and would wrap
 
 
+def terminal() -> Console:
+    """Where results are printed; wide where it is no terminal."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
+
+
 def show_result(folder: Path, manifest: dict[str, Any], console: Console | None = None) -> None:
     """Print one table with sizes, tasks, gates and verdict, and where things are."""
-    console = console or _console()
+    console = console or terminal()
     verdict = manifest["verdict"]
     table = _comparison(
         f"{manifest['name']}: {escape(manifest['base']['name'])}", manifest["evaluation"]
@@ -47,7 +53,7 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
 
 def show_verification(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what a verification compared, what it found, and its verdict."""
-    console = console or _console()
+    console = console or terminal()
     tensors, verdict = found["tensors"], found["verdict"]
     console.print(f"Release:  {escape(found['checkpoint'])}")
     console.print(f"Base:     {escape(found['base'])}")
@@ -80,7 +86,7 @@ def show_verification(found: dict[str, Any], console: Console | None = None) -> 
 
 def show_export(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what file was written, and how far llama.cpp agrees with the checkpoint."""
-    console = console or _console()
+    console = console or terminal()
     console.print(f"File:     {escape(found['file'])}")
     console.print(f"Size:     {found['bytes'] / 1e6:,.1f} MB, matrices in {found['type']}")
     console.print(f"SHA-256:  {found['sha256']}")
@@ -100,7 +106,7 @@ def show_export(found: dict[str, Any], console: Console | None = None) -> None:
 
 def show_validation(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what a validation verified and measured, and its verdict."""
-    console = console or _console()
+    console = console or terminal()
     show_verification(found["verification"], console)
     console.print(f"Recipe:   {escape(found['recipe'])}")
     for note in found["notes"]:
@@ -121,7 +127,7 @@ def show_validation(found: dict[str, Any], console: Console | None = None) -> No
 
 def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> None:
     """Print what a run would do."""
-    console = console or _console()
+    console = console or terminal()
     title = f"[bold]{forecast['recipe']}[/]: {escape(forecast['description'])}"
     console.print(title, soft_wrap=True)
     model = forecast["model"]
@@ -174,7 +180,7 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
 
 def show_inspection(found: dict[str, Any], console: Console | None = None) -> None:
     """Print what a model is made of."""
-    console = console or _console()
+    console = console or terminal()
     units, parameters = found["units_of_a_layer"], found["parameters"]
     each, total = found["parameters_of_a_unit"], parameters["total"]
     console.print(
@@ -224,12 +230,13 @@ def show_inspection(found: dict[str, Any], console: Console | None = None) -> No
         )
 
 
-def show_recipes(found: list[tuple[str, str]], console: Console | None = None) -> None:
-    """Print names and descriptions."""
-    console = console or _console()
+def show_recipes(found: list[tuple[str, str, str]], console: Console | None = None) -> None:
+    """Print names and descriptions, and where the user's own are."""
+    console = console or terminal()
     table = Table.grid(padding=(0, 2))
-    for name, description in found:
-        table.add_row(f"[bold]{escape(name)}[/]", escape(description))
+    for name, description, place in found:
+        own = f"\n[dim]{_plain(place)}[/]" if place else ""
+        table.add_row(f"[bold]{escape(name)}[/]", escape(description) + own)
     console.print(table)
 
 
@@ -261,8 +268,3 @@ def _show_metrics(table: Table, evaluation: dict[str, Any], console: Console) ->
         decision = gate["decision"]
         mark = f"[{COLOURS[decision]}]{decision}[/]"
         console.print(f"  {mark}  {escape(gate['sentence'])}", soft_wrap=True)
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)

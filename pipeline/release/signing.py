@@ -56,6 +56,15 @@ class Signer:
         return self.public_key is not None or self.identity is not None
 
 
+def check_available() -> None:
+    """Check that releases can be signed and signatures checked here.
+
+    Raises:
+        InputError: the extra is not installed.
+    """
+    _library("signing")
+
+
 def sign(folder: Path, private_key: Path | None, password: str | None = None) -> Path:
     """Sign a release, and return the signature's file; an earlier signature is replaced.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -48,7 +49,7 @@ def download(
     *,
     whole: bool = False,
     pickled: bool = False,
-    only: str | None = None,
+    only: Sequence[str] = (),
 ) -> tuple[Path, dict[str, str]]:
     """Download a model, and say for the manifest where it came from.
 
@@ -57,7 +58,7 @@ def download(
         progress: told about the download.
         whole: every file of the repository, and not only those that a model needs.
         pickled: weights may be pickled; they are fetched only if there are no others.
-        only: this one file.
+        only: the files of these patterns.
 
     Raises:
         InputError: no such repository or revision, access is not granted, or its weights are
@@ -66,7 +67,7 @@ def download(
     """
     with hub_errors(source.hub, source.revision):
         commit, unreachable = _commit(source)
-        wanted = [only] if only else None if whole else list(FILES)
+        wanted = list(only) if only else None if whole else list(FILES)
         if wanted and not only and commit is not None and _only_pickled(source, commit, pickled):
             wanted.append(PICKLED_FILES)
         if commit is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.errors import InputError
@@ -13,13 +14,13 @@ PACKAGE = "package:"
 FORMS = "a folder, `organisation/name@revision` of the Hub, a .gguf file, or `package:name/file`"
 
 
-def fetch_release(reference: str, progress: Progress, only: str | None = None) -> Path:
+def fetch_release(reference: str, progress: Progress, only: Sequence[str] = ()) -> Path:
     """Return the folder of a released checkpoint, downloaded whole if it is on the Hub.
 
     Args:
         reference: a folder, or `organisation/name` or `organisation/name@revision` of the Hub.
         progress: told about a download.
-        only: the one file that is needed; default: all of them.
+        only: patterns of the files that are needed; default: all of them.
 
     Raises:
         InputError: there is no such folder or repository.

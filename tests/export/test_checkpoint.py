@@ -9,7 +9,7 @@ from tiny_models import LLAMA_LIKE, cut, random_plan
 
 from pipeline.cache import digest_of_file, read_json
 from pipeline.export.checkpoint import copy_companions, pruned_config
-from pipeline.export.manifest import NAME, compare, read_manifest, write_manifest
+from pipeline.export.manifest import NAME, read_manifest, write_manifest
 from pipeline.selection.plan import LayerPlan, Plan
 from pipeline.stages.base import Base
 
@@ -128,24 +128,3 @@ def test_what_is_no_manifest_is_none(tmp_path: Path, content: bytes | None) -> N
     if content is not None:
         (tmp_path / NAME).write_bytes(content)
     assert read_manifest(tmp_path) is None
-
-
-def test_comparing_two_manifests() -> None:
-    def manifest(kept: tuple[int, ...], text: str, torch: str) -> dict[str, object]:
-        plan = Plan(4, 1, 1, (LayerPlan(kept, (0,), (0,)),))
-        return {
-            "plan": json.loads(plan.to_json()),
-            "corpora": [{"name": "prose", "scored_sha256": text, "held_out_sha256": "h"}],
-            "base": {"weights_sha256": "w"},
-            "environment": {"torch": torch, "python": "3"},
-        }
-
-    same = compare(manifest((0, 1), "t", "2"), manifest((0, 1), "t", "2"))
-    assert same["same_plan"] and same["same_base"] and not same["environment"]
-    assert same["overlap_of_removed_units"] == {"ffn": 1.0}
-    other = compare(manifest((0, 1), "t", "2"), manifest((0, 2), "u", "3"))
-    assert other["environment"] == {"torch": ["2", "3"]}
-    assert other["scored_texts"] == {"prose": False}
-    assert other["held_out_texts"] == {"prose": True}
-    assert not other["same_plan"]
-    assert other["overlap_of_removed_units"] == {"ffn": 1 / 3}

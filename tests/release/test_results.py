@@ -180,4 +180,5 @@ def test_the_terminal_shows_the_same(tmp_path: Path) -> None:
 
 
 def test_brackets_in_a_description_are_text() -> None:
-    assert "Removes [x] and [/y]." in shown(show_recipes, [("a", "Removes [x] and [/y].")])
+    text = shown(show_recipes, [("a", "Removes [x] and [/y].", ""), ("b", "B.", "own/[b].yaml")])
+    assert "Removes [x] and [/y]." in text and "own/[b].yaml" in text

@@ -53,6 +53,19 @@ class Agreement:
         return same_texts and self.max_difference <= TOLERANCES[weight_type]
 
 
+def check_available() -> None:
+    """Check that llama.cpp is at hand.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise InputError(
+            f"the package {PACKAGE}, which brings llama.cpp, is not installed",
+            remedy='install it: pip install "unlearn-pipeline[gguf]"',
+        )
+
+
 def compare_with_llama_cpp(
     path: Path, model: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int
 ) -> Agreement:
@@ -111,11 +124,7 @@ def _largest_gap(expected_V: torch.Tensor, found: list[list[float]]) -> float:
 
 
 def _run(path: Path, request: dict[str, Any]) -> dict[str, Any]:
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(
-            f"the package {PACKAGE}, which brings llama.cpp, is not installed",
-            remedy='install it: pip install "unlearn-pipeline[gguf]"',
-        )
+    check_available()
     try:
         done = subprocess.run(
             [sys.executable, "-m", CHILD, str(path)],
