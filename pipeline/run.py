@@ -32,7 +32,7 @@ from pipeline.stages.shapes import cost_lines
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
-FORMAT = 5  # raise when the same recipe makes another output
+FORMAT = 6  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ class Run:
             return self._execute(target, force)
 
     def _execute(self, target: Path, force: bool) -> Outcome:
+        self.progress.seconds.clear()
         with self.progress.stage("Base model"):
             resolved = resolve_model(
                 self.recipe.model, self.loaded.folder, self.cache, self.progress
@@ -175,6 +176,7 @@ class Run:
                 )
             ],
             "plan": json.loads(choice.plan.to_json()),
+            "seconds": dict(self.progress.seconds),
         }
 
     def _cut(self, folder: Path, base: Base, choice: Choice) -> SurgeryReport:
