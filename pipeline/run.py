@@ -19,6 +19,7 @@ from pipeline.export.proof import Proof, prove
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.card import write_card
+from pipeline.release.report.page import write_report
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, open_base, within
@@ -104,6 +105,7 @@ class Run:
         with new_folder(target) as folder:
             manifest = self._make(folder, base, texts, measurer, choice) | {"run_key": run_key}
             write_card(folder, manifest)
+            write_report(folder, manifest)
             write_manifest(folder, manifest)
             if wrong := list(problems(read_json(folder / MANIFEST))):
                 raise RuntimeError(f"the manifest does not follow its schema: {'; '.join(wrong)}")

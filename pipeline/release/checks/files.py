@@ -12,6 +12,8 @@ from pipeline.export.checkpoint import companions
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
 from pipeline.release.checks.findings import Finding
+from pipeline.release.report.figures import NAMES as RESULTS
+from pipeline.release.report.network import NAMES as NETWORK
 
 SIGNATURE = "model.sig"
 OUTSIDE = (MANIFEST, SIGNATURE, ".gitattributes")  # the only files that are not in the hashes
@@ -24,7 +26,13 @@ COMPARED_BYTES = 1 << 22  # at a time
 EXTRA = "extra"
 EXTRA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".md", ".txt", ".csv")
 # Results: for `validate`.
-CLAIMS = ("README.md", "evaluation.json", "samples/*/*.jsonl")
+CLAIMS = (
+    "README.md",
+    "report.html",
+    *(f"figures/{name}.svg" for name in (*RESULTS, *NETWORK)),
+    "evaluation.json",
+    "samples/*/*.jsonl",
+)
 EXPLAINED = (*CLAIMS, *(f"{EXTRA}/*{suffix}" for suffix in EXTRA_SUFFIXES))
 # Not a setting: the library that wrote the file signs it.
 SIGNED_BY_LIBRARY = ("transformers_version",)
