@@ -497,7 +497,9 @@ def test_tampering_is_named(release: Any, tampering: str, forged: bool) -> None:
     assert any(words in f"{f['where']}: {f['what']}" for f in found["findings"]), found["findings"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "evaluation.json"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "evaluation.json", "report.html", "figures/layers.svg"]
+)
 def test_a_claim_is_covered_by_the_manifests_hashes(release: Any, name: str) -> None:
     made = release()
     (made.folder / name).write_text("{}")
@@ -569,9 +571,9 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"format": 3', b'"format": true', "its format is no integer"),
-        (b'"format": 3', b'"format": 3.0', "its format is no integer"),
-        (b'"format": 3', b'"format": 3, "format": 3', "'format' is there twice"),
+        (b'"format": 4', b'"format": true', "its format is no integer"),
+        (b'"format": 4', b'"format": 4.0', "its format is no integer"),
+        (b'"format": 4', b'"format": 4, "format": 4', "'format' is there twice"),
         (b'"seed": 0', b'"seed": NaN', "Out of range float values"),
         (b"{", b"\xef\xbb\xbf{", "BOM"),
         (b"{", b"{" + b"[" * 200_000, "pruning_manifest.json that can be read"),

@@ -96,6 +96,7 @@ def _page(manifest: dict[str, Any], figures: dict[str, list[Drawing]]) -> str:
         removed_words=_removed_words(removed),
         baselines=baselines(recipe.get("select", {})),
         policy=recipe.get("select", {}).get("policy"),
+        protected=manifest["scores"].get("ffn", {}).get("protected"),
         lists=[
             ("What it should lose", headlines(rows, "forget"), "The less is left, the better."),
             ("What it should keep", headlines(rows, "retain"), "The more is left, the better."),
