@@ -86,7 +86,7 @@ def _result(drawing: Drawing, y: float, row: Measured) -> None:
 
 
 def _gate(drawing: Drawing, y: float, row: GateRow) -> None:
-    asks = _short(row.asks, 58)
+    asks = _short(row.asks, 52)
     drawing.text(LEFT, y, asks, "words")
     drawing.text(RIGHT, y, row.decision, f"decision {row.decision.lower()}", "end")
     known = [each for each in (row.low, row.drop, row.high) if each is not None]

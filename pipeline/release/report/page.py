@@ -141,8 +141,9 @@ def _environment() -> Environment:
 
 def _style() -> Markup:
     folder = files("pipeline.release") / "templates" / "report"
-    own = Markup((folder / "page.css").read_text("utf-8"))
-    return own + STYLE
+    names = ("page.css", "figure-dark.css")
+    page, dark = (Markup((folder / name).read_text("utf-8")) for name in names)
+    return page + STYLE + dark
 
 
 def _removed_words(removed: Sequence[RemovedUnits]) -> str:

@@ -154,7 +154,7 @@ def gate_rows(manifest: dict[str, Any]) -> list[GateRow]:
         against = " against the control" if gate.get("against", "base") != "base" else ""
         must = "must lose at least" if forget else "may lose at most"
         label = labels.get(gate["task"], gate["task"])
-        asks = f"{label} {must} {row.amount(row.bound)}{than}{against}"
+        asks = f"{must} {row.amount(row.bound)}{than}{against}: {label}"
         rows.append(GateRow(**{**vars(row), "asks": asks}))
     return rows
 

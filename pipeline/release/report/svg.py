@@ -8,10 +8,12 @@ from importlib.resources import files
 
 from markupsafe import Markup, escape
 
+from pipeline.release.checks.findings import printable
+
 WIDTH = 480  # of every drawing, in its own units: texts stay legible on a phone
 STYLE = Markup(
     (files("pipeline.release") / "templates" / "report" / "figure.css").read_text("utf-8")
-)
+)  # of light paper: a file is put where nobody knows what the reader's screen is like
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Drawing:
         hint: str = "",
     ) -> None:
         """Draw a rectangle; a hint is shown to who points at it."""
-        inside = Markup("<title>{}</title>").format(hint) if hint else ""
+        inside = Markup("<title>{}</title>").format(_plain(hint)) if hint else ""
         faint = Markup(' fill-opacity="{}"').format(_number(opacity)) if opacity < 1 else ""
         self._add(
             '<rect x="{}" y="{}" width="{}" height="{}" class="{}"{}>{}</rect>',
@@ -73,7 +75,7 @@ class Drawing:
 
     def dot(self, x: float, y: float, radius: float, look: str, hint: str = "") -> None:
         """Draw a circle."""
-        inside = Markup("<title>{}</title>").format(hint) if hint else ""
+        inside = Markup("<title>{}</title>").format(_plain(hint)) if hint else ""
         places = map(_number, (x, y, radius))
         self._add('<circle cx="{}" cy="{}" r="{}" class="{}">{}</circle>', *places, look, inside)
 
@@ -98,18 +100,31 @@ class Drawing:
 
     def file(self) -> bytes:
         """The drawing as a file of its own."""
-        return f"{self._svg(Markup('<style>{}</style>').format(STYLE))}\n".encode()
+        style = Markup('<style>{}</style><rect width="100%" height="100%" fill="#fff"/>')
+        return f"{self._svg(style.format(STYLE))}\n".encode()
 
     def _svg(self, style: Markup) -> Markup:
         opening = Markup(
             '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {} {}" class="figure" role="img" '
             'aria-labelledby="{name}-title {name}-caption"><title id="{name}-title">{}</title>'
             '<desc id="{name}-caption">{}</desc>{}'
-        ).format(WIDTH, _number(self.height), self.title, self.caption, style, name=self.name)
+        ).format(
+            WIDTH,
+            _number(self.height),
+            _plain(self.title),
+            _plain(self.caption),
+            style,
+            name=self.name,
+        )
         return opening + Markup("\n").join(self.shapes) + Markup("</svg>")
 
     def _add(self, pattern: str, *values: object) -> None:
-        self.shapes.append(Markup(pattern).format(*map(escape, values)))
+        self.shapes.append(Markup(pattern).format(*map(_plain, values)))
+
+
+def _plain(value: object) -> Markup:
+    """A text as XML can hold it: most signs that nobody can see are not allowed."""
+    return value if isinstance(value, Markup) else escape(printable(str(value)))
 
 
 def _number(value: float) -> str:
