@@ -33,6 +33,7 @@ from pipeline.cli_options import (
     style_of,
 )
 from pipeline.cli_publish import YesOption, publish, publishing_of, show_publication
+from pipeline.cli_report import report
 from pipeline.errors import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
@@ -313,6 +314,7 @@ def export(
 
 
 app.command()(publish)
+app.command()(report)
 
 
 @app.command()
