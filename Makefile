@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup unlearn verify validate test lint format bench schema lock clean distclean
+.PHONY: help setup unlearn verify validate test lint format bench schema docs lock clean distclean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,11 @@ bench: $(STAMP) ## Measure scoring, surgery and verification, as ratios: [ARGS="
 schema: $(STAMP) ## Write recipes/recipe.schema.json from the schema in pipeline/recipe.py.
 	@$(BIN)/python -m pipeline.recipe_schema > recipes/recipe.schema.json.new
 	@mv recipes/recipe.schema.json.new recipes/recipe.schema.json
+
+docs: schema ## Write what docs/ has from tests and schemas: the table of architectures, the manifest's schema.
+	@$(BIN)/python -m pipeline.export.manifest_schema > docs/schemas/manifest.json.new
+	@mv docs/schemas/manifest.json.new docs/schemas/manifest-$$($(BIN)/python -c 'from pipeline.export.manifest_schema import FORMAT; print(FORMAT)').json
+	@$(BIN)/python -m pytest -q --write-docs tests/architectures/test_table.py
 
 lock: ## Write requirements.lock anew, with the newest versions that pyproject.toml allows.
 	$(PYTHON) -m venv --clear .venv-lock

@@ -85,6 +85,18 @@ def losses(n: int) -> Draw:
     return draw
 
 
+def skewed_losses(n: int) -> Draw:
+    """Losses that rise by a lognormal share: on one document in a thousand, 13 times the mean."""
+
+    def draw(generator: Generator, rise: float) -> Paired:
+        length = generator.integers(20, 400, n)
+        base = generator.gamma(25, 0.12, n) * length
+        pruned = base * (1 + rise * generator.lognormal(-0.5, 1.0, n))
+        return Paired(*(np.stack([each, length], 1).astype(float) for each in (base, pruned)))
+
+    return draw
+
+
 def rare_rises(n: int) -> Draw:
     """Losses that stay the same, to the digit, on all documents but about a tenth of them."""
 

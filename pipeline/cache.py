@@ -231,6 +231,11 @@ def parse_json(content: bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
+def same_json(one: Any, other: Any) -> bool:
+    """Whether two JSON values are written alike: as Python has it, 1 equals 1.0 and true."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
 def _without_repetition(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """An object of which no key is there twice: some readers take the first, some the last."""
     found = dict(pairs)

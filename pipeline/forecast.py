@@ -30,6 +30,7 @@ from pipeline.stages.preflight import (
     check_relabel,
     kept_sizes,
 )
+from pipeline.stages.shapes import SAME_SHARE, head_note
 from pipeline.surgery.coordinates import can_have_heads
 
 FLOAT32_BYTES = 4
@@ -192,17 +193,14 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
         elif (
             policy == "uniform"
             and kind == "ffn"
-            and abs(gone / total - recipe.select.ffn.fraction) > 5e-4
+            and abs(gone / total - recipe.select.ffn.fraction) > SAME_SHARE
         ):
             lines[-1] += (
                 f"; {recipe.select.ffn.fraction:.1%} asked, widths are multiples of "
                 f"{recipe.select.ffn.multiple_of}"
             )
-        elif kind == "heads" and abs(gone / total - recipe.select.attention.fraction) > 5e-4:
-            lines[-1] += (
-                f"; {recipe.select.attention.fraction:.1%} asked, {left} is the nearest number "
-                "that whole groups and this model's config can have"
-            )
+        elif kind == "heads":
+            lines[-1] += head_note(recipe.select.attention.fraction, left, total)
     return lines
 
 
@@ -260,8 +258,7 @@ def _rate(dtype: str) -> float:
 
 def _gate_text(gate: Gate) -> str:
     at_least = gate.drops_at_least is not None
-    bound = gate.drops_at_least if at_least else gate.drops_at_most
-    assert bound is not None
+    bound = gate.bound
     share = {"relative": "of itself", "above_chance": f"of its distance to {gate.chance}"}
     amount = f"{bound:g}" if gate.scale == "absolute" else f"{bound:.1%} {share[gate.scale]}"
     text = f"{gate.task} {gate.metric} drops {'at least' if at_least else 'at most'} {amount}"

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.experts import GROUPED_MULTIPLE
 from pipeline.architectures.registry import head_tensors, neuron_tensors
 from pipeline.cache import Cache
 from pipeline.export.checkpoint import changed_sizes
 from pipeline.recipe import Model
-from pipeline.selection.uniform import kept_width
+from pipeline.selection.uniform import kept_experts, kept_width
 from pipeline.sources.models import ModelDescription, describe_model
 from pipeline.sources.releases import model_source
 from pipeline.stages.described import described, parameter_counts
@@ -20,6 +21,7 @@ from pipeline.surgery.coordinates import can_have_heads
 
 FRACTIONS = (0.05, 0.1, 0.2, 0.3)
 MULTIPLE = 32
+HEAD_COUNTS = 2  # of those that whole groups allow, the largest
 
 
 def inspect(reference: str, cache: Cache) -> dict[str, Any]:
@@ -61,8 +63,9 @@ def inspect(reference: str, cache: Cache) -> dict[str, Any]:
             "kv_group": parameters["attention"] // (sizes.layers * sizes.kv_heads),
         },
         "ffn_widths": _ffn_widths(architecture, sizes),
-        "head_counts": _head_counts(architecture, sizes),
-        "shrink": list(_shrink(model, architecture, sizes, total)),
+        "head_counts": (heads := _head_counts(architecture, sizes)),
+        "expert_counts": _expert_counts(sizes),
+        "shrink": list(_shrink(model, architecture, sizes, heads, {"total": total, **parameters})),
     }
 
 
@@ -91,7 +94,21 @@ def _by_kind(
 def _ffn_widths(architecture: Architecture, sizes: Dimensions) -> str:
     if architecture.feed_forward.width is None:
         return f"{sizes.ffn} only; policy padded leaves zeros in their place, ragged cuts them"
+    if sizes.experts:
+        return (
+            f"any multiple of {GROUPED_MULTIPLE} below {sizes.ffn}, the same in every expert; a "
+            f"recipe rounds to multiples of {MULTIPLE}"
+        )
     return f"any from 1 to {sizes.ffn}; a recipe rounds to multiples of {MULTIPLE}"
+
+
+def _expert_counts(sizes: Dimensions) -> str | None:
+    if not sizes.experts:
+        return None
+    least = f"{sizes.chosen}, as many as a token takes"
+    if sizes.chosen == sizes.experts:
+        return f"{least}: none can go"
+    return f"any from {least}, to {sizes.experts}"
 
 
 def _head_counts(architecture: Architecture, sizes: Dimensions) -> dict[str, Any]:
@@ -115,16 +132,39 @@ def _head_counts(architecture: Architecture, sizes: Dimensions) -> dict[str, Any
 
 
 def _shrink(
-    model: ModelDescription, architecture: Architecture, sizes: Dimensions, total: int
+    model: ModelDescription,
+    architecture: Architecture,
+    sizes: Dimensions,
+    counts: dict[str, Any],
+    parameters: dict[str, int],
 ) -> Iterator[dict[str, Any]]:
-    if architecture.feed_forward.width is None:
-        return
-    for fraction in FRACTIONS:
-        if sizes.ffn <= MULTIPLE:
-            return
+    """Yield what is left after some cuts: the settings, the units of a layer, the parameters."""
+    total = parameters["total"]
+
+    def row(setting: str, units: str, left: int) -> dict[str, Any]:
+        return {"setting": setting, "units": units, "parameters": left, "share": left / total}
+
+    def after(**changed: int) -> int:
+        keys = changed_sizes(model.config, architecture, sizes, replace(sizes, **changed))
+        return sum(parameter_counts(model.config | keys, model).values())
+
+    for fraction in FRACTIONS if sizes.ffn > MULTIPLE else ():
         width = kept_width(sizes.ffn, fraction, MULTIPLE)
-        shared = kept_width(sizes.shared, fraction, MULTIPLE) if sizes.shared > MULTIPLE else 0
-        after = replace(sizes, ffn=width, shared=shared or sizes.shared)
-        changed = changed_sizes(model.config, architecture, sizes, after)
-        left = sum(parameter_counts(model.config | changed, model).values())
-        yield {"fraction": fraction, "width": width, "parameters": left, "share": left / total}
+        setting, units = f"select.ffn.fraction={fraction:g}", f"{width:,} neurons"
+        if architecture.feed_forward.width is None:
+            gone = parameters["ffn"] // sizes.ffn * (sizes.ffn - width)
+            yield row(f"{setting} select.policy=ragged", units, total - gone)
+        elif sizes.shared > MULTIPLE:
+            shared = kept_width(sizes.shared, fraction, MULTIPLE)
+            units += f" an expert, {shared:,} in the shared one"
+            yield row(setting, units, after(ffn=width, shared=shared))
+        else:
+            yield row(setting, units, after(ffn=width))
+    for heads in counts.get("kv_group", ())[::-1][:HEAD_COUNTS]:
+        groups = heads // sizes.heads_per_group
+        setting = f"select.attention.fraction={1 - heads / sizes.heads:.3g}"
+        yield row(setting, f"{heads} query heads", after(heads=heads, kv_heads=groups))
+    for fraction in FRACTIONS if sizes.experts > sizes.chosen else ():
+        experts = kept_experts(sizes.experts, sizes.chosen, fraction)
+        setting = f"select.experts.fraction={fraction:g}"
+        yield row(setting, f"{experts} experts", after(experts=experts))

@@ -420,6 +420,13 @@ class Gate(Section):
     )
 
     @property
+    def bound(self) -> float:
+        """What the drop is compared with."""
+        bound = self.drops_at_least if self.drops_at_least is not None else self.drops_at_most
+        assert bound is not None  # as validated
+        return bound
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """The tasks whose drops count: `task`, and `more_than` if there is one."""
         return (self.task,) if self.more_than is None else (self.task, self.more_than)

@@ -29,7 +29,7 @@ from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_inputs, check_target, claimed, finished
 from pipeline.stages.preflight import preflight
-from pipeline.stages.shapes import cost_lines
+from pipeline.stages.shapes import cost_lines, head_note
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
@@ -234,11 +234,13 @@ class Run:
     def _say_choice(self, choice: Choice) -> None:
         coverage = ", ".join(f"{seen} {kind}" for kind, seen in choice.measurement.coverage.items())
         self.progress.say(f"  coverage: {coverage}")
+        select = self.recipe.select
         for kind, (kept, total) in choice.plan.counts().items():
             if kept < total:
-                share = f"({1 - kept / total:.1%})"
-                self.progress.say(f"  {kind}: {total - kept:,} of {total:,} removed {share}")
-        select = self.recipe.select
+                note, layers = f"({1 - kept / total:.1%})", len(choice.plan.layers)
+                if kind == "query_heads" and select.policy == "uniform":
+                    note += head_note(select.attention.fraction, kept // layers, total // layers)
+                self.progress.say(f"  {kind}: {total - kept:,} of {total:,} removed {note}")
         costs = choice.score_summary.get("shapes", {})
         for line in cost_lines(costs, select.ffn.fraction, select.policy):
             self.progress.say(f"  shape policy {line}")

@@ -24,8 +24,9 @@ from pipeline.release.checks.claims import (
     check_prompts,
     differences,
 )
-from pipeline.release.checks.findings import Finding
+from pipeline.release.checks.findings import Finding, shortened
 from pipeline.release.checks.gate_claims import check_gates
+from pipeline.release.checks.made import of_this_version
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import Base, within
 from pipeline.stages.judge import Judgement, evaluate_and_judge
@@ -33,6 +34,8 @@ from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import prepare
 from pipeline.verify import NO_TRUST, Release, Trust, Verification, verify
+
+SHOWN_NOTES = 200
 
 
 @dataclass(frozen=True)
@@ -147,12 +150,16 @@ def validate(
                 judgement.evaluations,
                 judgement.verdict,
                 loaded.recipe.statistics,
+                same_words=of_this_version(release.manifest),
             ),
         ):
             findings += wrong
             notes += others
         notes += prompts
         verdict = "FAIL" if findings else judgement.verdict.decision
+    if (more := len(notes) - SHOWN_NOTES) > 0:  # a release may name thousands of tasks
+        notes[SHOWN_NOTES:] = [f"{more:,} more notes"]
+    notes = [shortened(note) for note in notes]
     unchecked = _unchecked(verification)
     compensate = loaded.recipe.compensate
     accepted = bool(unchecked) and compensate.enabled and not compensate.publish_maps

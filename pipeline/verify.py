@@ -217,10 +217,11 @@ def verify(
     with progress.stage("Files and tensors"), ThreadPoolExecutor(1) as pool:
         digest_once = once(digest_of_file)  # the weights' own digest follows from their files'
         hashes = pool.submit(check_hashes, folder, manifest, digest_once)
-        plan, wrong = read_plan(manifest, base.dimensions)
+        shape = _said_shape(manifest)
+        plan, wrong = read_plan(manifest, shape, base.architecture, base.dimensions, base.config)
         report = TensorReport()
         if plan is not None:
-            compared, report = _compare(folder, manifest, base, plan, progress)
+            compared, report = _compare(folder, manifest, base, plan, shape, progress)
             wrong += compared
         findings += hashes.result() + wrong
         findings += _check_weights_digest(folder, manifest, digest_once)
@@ -330,7 +331,12 @@ def _open(
 
 
 def _compare(
-    folder: Path, manifest: dict[str, Any], base: Base, plan: Plan, progress: Progress
+    folder: Path,
+    manifest: dict[str, Any],
+    base: Base,
+    plan: Plan,
+    shape: Shape,
+    progress: Progress,
 ) -> tuple[list[Finding], TensorReport]:
     """Compare everything that the base determines."""
     released, findings = weight_files(folder)
@@ -342,7 +348,6 @@ def _compare(
         return findings, TensorReport()
     if maps is not None:
         findings += check_map_file(folder / MAPS, MAPS)
-    shape = _said_shape(manifest)
     cuts, config = cuts_and_config(base, plan, shape)
     cuts = {name: cut for name, cut in cuts.items() if name in base.tensors}
     said = _said_compensated(manifest)
@@ -370,7 +375,8 @@ def _compare(
         carries_code=base.carries_code,
         maps=bool(said & projections),
     )
-    findings += check_claims(manifest, _derived(base, plan, released, cuts, manifest))
+    derived = _derived(base, plan, released, cuts, manifest)
+    findings += check_claims(manifest, derived, whole=("units", "tensors"))
     findings += check_extra(folder, manifest)
     findings += check_pages(folder)
     return findings, report
@@ -394,6 +400,7 @@ def _derived(
         },
         "tensors": {
             "sliced": sorted(set(cuts) - compensated),
+            "compensated": sorted(compensated),
             "untouched": len(base.tensors.keys() - set(cuts)),
         },
         "base": {
@@ -503,6 +510,7 @@ def _sentence(decision: Decision, plan: Plan | None, report: TensorReport) -> st
         for kind, (kept, total) in plan.counts().items()
         if kept < total
     )
+    removed = removed or "nothing"
     if decision == "UNVERIFIED COMPENSATION":
         return (
             f"exactly the base minus {removed}, except for {len(report.unverified)} compensated "

@@ -20,6 +20,8 @@ from hypothesis import settings
 from released import Release
 from tiny_models import base_of, make_model
 from tiny_recipe import write_recipe
+from torch import Tensor
+from torch.nn import functional
 
 from pipeline import cli
 from pipeline.cache import Cache
@@ -31,6 +33,11 @@ TinyBase = Callable[..., Base]
 # The same examples every time, however slow the machine: a red test is a reason to look.
 settings.register_profile("house", derandomize=True, deadline=None)
 settings.load_profile("house")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what `make docs` asks for."""
+    parser.addoption("--write-docs", action="store_true", help="write the generated docs anew")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,6 +66,21 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> TinyBase:
         return made[name]
 
     return make
+
+
+@pytest.fixture
+def finite_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a row of nothing but padding attend to all alike, in float64 too, as it does in float32.
+
+    Some families mask with the least float64 and take the softmax in float32, where that is −∞.
+    """
+    softmax = functional.softmax
+
+    def finite(scores: Tensor, *arguments: Any, dtype: Any = None, **keywords: Any) -> Tensor:
+        scores = scores.to(dtype or scores.dtype)
+        return softmax(scores.clamp(min=torch.finfo(scores.dtype).min), *arguments, **keywords)
+
+    monkeypatch.setattr(functional, "softmax", finite)
 
 
 @pytest.fixture

@@ -274,7 +274,7 @@ def remove(name: str) -> Change:
         ),
         (config(model_type="gpt_bigcode"), "architecture 'gpt_bigcode' is not described"),
         (config(model_type="nonsense"), "architecture 'nonsense' is not described"),
-        (config(model_type=3), "architecture 3 is not described"),
+        (config(model_type=3), "its model_type is 3, no name"),
         (config(intermediate_size=80), "has 64 entries where its config says 80"),
         (config(num_hidden_layers=4), "no tensor 'model.layers.3."),
         (config(num_hidden_layers=2), "beyond its config's layers"),
@@ -336,8 +336,10 @@ def test_weights_that_are_missing_are_not_made_up(
     tensors = load_file(folder / WEIGHTS)
     del tensors["model.norm.weight"]
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    result = unlearn("run", recipe, "--set", "model.source={path: recipe/broken}")
-    assert_refused(result, "lacks weights: model.norm.weight")
+    for verb in ("run", "check"):
+        result = unlearn(verb, recipe, "--set", "model.source={path: recipe/broken}")
+        assert_refused(result, "lacks weights: model.norm.weight")
+    assert_refused(unlearn("inspect", folder), "lacks weights: model.norm.weight")
 
 
 def test_weights_for_which_the_config_has_no_place(
@@ -348,8 +350,9 @@ def test_weights_for_which_the_config_has_no_place(
     write_json(
         folder / "config.json", read_json(folder / "config.json") | {"attention_bias": False}
     )
-    result = unlearn("run", recipe, "--set", f"model.source={{path: {folder}}}")
-    assert_refused(result, "has no place for stored weights", "self_attn.k_proj.bias")
+    for verb in ("run", "check"):
+        result = unlearn(verb, recipe, "--set", f"model.source={{path: {folder}}}")
+        assert_refused(result, "has no place for stored weights", "self_attn.k_proj.bias")
 
 
 @pytest.mark.parametrize(
@@ -368,12 +371,33 @@ def test_impossible_mixtures(
     assert_refused(unlearn("check", recipe, "--set", f"model.source={{path: {folder}}}"), words)
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model_type": ["llama"]}, "its model_type is ['llama'], no name"),
+        ({"hidden_act": "nonsense"}, "cannot be loaded"),
+        ({"rope_parameters": {"rope_type": "nonsense", "rope_theta": 1e4}}, "cannot be loaded"),
+    ],
+)
+def test_configs_that_no_model_has(
+    unlearn: Unlearn, recipe: Path, model: Path, fields: dict[str, Any], words: str
+) -> None:
+    folder = recipe.parent / "broken"
+    shutil.copytree(model, folder)
+    config(**fields)(folder)
+    assert_refused(unlearn("inspect", folder), words)
+    for verb in ("run", "check"):
+        result = unlearn(verb, recipe, "--set", "model.source={path: recipe/broken}")
+        assert_refused(result, words)
+
+
 def test_an_embedding_of_another_size(unlearn: Unlearn, recipe: Path, model: Path) -> None:
     folder = recipe.parent / "broken"
     shutil.copytree(model, folder)
     config(vocab_size=4000)(folder)
-    result = unlearn("run", recipe, "--set", "model.source={path: recipe/broken}")
-    assert_refused(result, "its weights have other shapes than config.json says")
+    for verb in ("run", "check"):
+        result = unlearn(verb, recipe, "--set", "model.source={path: recipe/broken}")
+        assert_refused(result, "its weights have other shapes than config.json says")
 
 
 def test_a_tokenizer_of_another_model(unlearn: Unlearn, recipe: Path, tmp_path: Path) -> None:

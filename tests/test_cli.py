@@ -347,7 +347,8 @@ def test_inspect_says_what_a_model_is_made_of(unlearn: Unlearn, tiny_base: TinyB
     assert code == 0
     assert "64 FFN neurons, 6 query heads and 3 key/value heads of 8 in each layer" in out
     assert "whole groups (select.attention.unit=kv_group): 2, 4 query heads" in out
-    assert "select.ffn.fraction=0.3 → 32 neurons a layer" in out
+    assert "select.ffn.fraction=0.3 → 32 neurons in each layer" in out
+    assert "select.attention.fraction=0.333 → 4 query heads in each layer" in out
     code, out, _ = unlearn("inspect", base.model.path, "--json")
     (found,) = objects(out)
     counted = {kind: n for kind, n in found["parameters"].items() if kind != "total"}
@@ -356,8 +357,14 @@ def test_inspect_says_what_a_model_is_made_of(unlearn: Unlearn, tiny_base: TinyB
         torch.Size(tensor.shape).numel() for tensor in base.tensors.values()
     )
     assert counted["ffn"] == 3 * 3 * 48 * 64
-    _, out, _ = unlearn("inspect", tiny_base("bloom").model.path)
+    bloom = tiny_base("bloom")
+    _, out, _ = unlearn("inspect", bloom.model.path)
     assert "192 only; policy padded leaves zeros" in out
+    _, out, _ = unlearn("inspect", bloom.model.path, "--json")
+    (found,) = objects(out)
+    widths = (160, 160, 160, 128)  # of fractions 0.05 to 0.3, the nearest multiples of 32
+    left = [row["parameters"] - found["parameters"]["total"] for row in found["shrink"]]
+    assert left == [-3 * (192 - width) * (48 + 1 + 48) for width in widths]
     _, out, _ = unlearn("inspect", tiny_base("olmo2").model.path)
     assert "none can go: queries and keys are normalised over all heads together" in out
     assert unlearn("inspect", "gone").code == 2
@@ -373,6 +380,11 @@ def test_what_is_said_of_a_mixture_of_experts(
     (found,) = objects(out)
     assert found["parameters"]["ffn"] == 3 * 3 * 48 * (4 * 32 + 48)
     assert found["parameters_of_a_unit"]["ffn"] == 3 * 48
+    assert found["expert_counts"] == "any from 2, as many as a token takes, to 4"
+    assert found["ffn_widths"].startswith("any multiple of 8 below 32, the same in every expert")
+    experts = [row for row in found["shrink"] if "experts" in row["setting"]]
+    assert [row["units"] for row in experts] == ["3 experts"] * 4
+    assert experts[0]["parameters"] == found["parameters"]["total"] - 3 * (3 * 48 * 32 + 48)
     recipe = write_recipe(tmp_path / "recipe", base.model.path)
     _, out, _ = unlearn("check", recipe, "--set", "select.experts.fraction=0.5")
     for line in (
@@ -407,14 +419,17 @@ def test_a_shape_that_the_family_cannot_have_is_refused(
     assert "on average in each of 3 layers" in out and "(policy padded)" in out
 
 
-def test_check_says_which_number_of_heads_is_the_nearest(
+def test_check_and_run_say_which_number_of_heads_is_the_nearest(
     unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path
 ) -> None:
     base = tiny_base("llama", num_key_value_heads=6)
     recipe = write_recipe(tmp_path / "recipe", base.model.path)
     _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2")
-    line = "query heads: 6 → 4 in each of 3 layers (6 of 18 removed, 33.3%); 20.0% asked, 4 is the"
-    assert line in " ".join(out.split())  # five do not divide 48
+    note = "20.0% asked, 4 a layer is the nearest number"  # five do not divide 48
+    line = f"query heads: 6 → 4 in each of 3 layers (6 of 18 removed, 33.3%); {note}"
+    assert line in " ".join(out.split())
+    _, _, err = unlearn("run", recipe, "--set", "select.attention.fraction=0.2")
+    assert f"query_heads: 6 of 18 removed (33.3%); {note}" in " ".join(err.split())
     relabelled = ["--set", "select.attention.relabel=true"]
     _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2", *relabelled)
     assert "query heads: 6 → 5 in each of 3 layers" in " ".join(out.split())

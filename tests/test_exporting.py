@@ -11,7 +11,7 @@ import pytest
 from command import Unlearn
 from gguf import GGUFReader
 
-from pipeline.cache import digest_of_file, read_json
+from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
 
 
@@ -67,6 +67,17 @@ def test_other_ragged_checkpoints_are_refused(release: Any, unlearn: Unlearn) ->
     assert result.code == 2 and "in those of llama, mistral they may differ" in result.err
     result = unlearn("inspect", folder)
     assert result.code == 2 and "a ragged checkpoint cannot be cut again" in result.err
+
+
+@pytest.mark.parametrize("changed", [[], {"0": 3}, None])
+def test_a_ragged_config_without_the_sizes_of_its_layers(
+    release: Any, unlearn: Unlearn, changed: Any
+) -> None:
+    folder = release("llama", "select.policy=ragged", "select.ffn.fraction=0.3").folder
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config | {"per_layer_config": changed})
+    result = unlearn("export", folder, "--quiet")
+    assert result.code == 2 and "per_layer_config of the model's config" in result.err
 
 
 def test_bad_input(release: Any, unlearn: Unlearn, tmp_path: Path) -> None:

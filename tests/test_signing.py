@@ -14,6 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from released import Release, edit, flip_bit, renew_manifest
 
+from pipeline.cache import digest_of_file
+
 Make = Callable[..., Release]
 UP = "model.layers.1.mlp.up_proj.weight"
 PASSWORD = "a secret"
@@ -52,13 +54,15 @@ def test_a_signed_release_is_verified_wherever_it_lies(
     made, public = signed
     assert made.verify()[0] == 0  # the signature is no stranger in the folder
     assert made.verify("--public-key", public)[0] == 0
-    blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshot"
-    shutil.move(made.folder, blobs)
-    for path in blobs.rglob("*"):  # as the Hub's cache keeps it
+    blobs, snapshot = tmp_path / "models--org--m/blobs", tmp_path / "models--org--m/snapshots/1"
+    blobs.mkdir(parents=True)
+    for path in made.folder.rglob("*"):  # as the Hub's cache keeps it
         if path.is_file():
-            link = snapshot / path.relative_to(blobs)
+            link = snapshot / path.relative_to(made.folder)
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(path)
+            blob = blobs / digest_of_file(path)
+            shutil.copyfile(path, blob)
+            link.symlink_to(os.path.relpath(blob, link.parent))
     (snapshot / ".gitattributes").write_text("*.safetensors filter=lfs")
     made.folder = snapshot
     assert made.verify("--public-key", public) == (0, made.verify("--public-key", public)[1])

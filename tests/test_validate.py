@@ -172,6 +172,21 @@ def add_gate(evaluation: dict[str, Any]) -> None:
     evaluation["gates"].append({**gate, "task": CODE, "sentence": f"{CODE} loss rose 95 %"})
 
 
+def of_other_documents(evaluation: dict[str, Any]) -> None:
+    """What nobody here measures: documents of other names."""
+    for model in ("base", "pruned"):
+        for task in evaluation[model]["tasks"].values():
+            task["documents"] = "0" * 64
+
+
+def claims_on_other_documents(**values: Any) -> Callable[[dict[str, Any]], object]:
+    def change(evaluation: dict[str, Any]) -> None:
+        of_other_documents(evaluation)
+        evaluation["gates"][0].update(values)
+
+    return change
+
+
 INVENTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another side": (of_code(lambda t: t.update(side="retain")), "side of pruned"),
     "more documents": (of_code(lambda t: t.update(n=5000)), "n of pruned"),
@@ -197,6 +212,22 @@ INVENTIONS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "another verdict": (lambda e: e.update(verdict="UNJUDGED"), "its verdict UNJUDGED is not that"),
     "more words": (say_more_in_words, "says in words"),
     "another limit in words": (shrink_in_words, "says in words"),
+    "a decision that its interval does not give": (
+        claims_on_other_documents(drop_low=49.0, drop_high=50.0),
+        "the decision of its gate on task next_token_prose",
+    ),
+    "an interval without its drop": (
+        claims_on_other_documents(drop_low=-2.0, drop_high=-1.0),
+        "the interval of its gate on task next_token_prose",
+    ),
+    "words that no gate says": (
+        claims_on_other_documents(sentence="nothing was lost"),
+        "the sentence of its gate on task next_token_prose",
+    ),
+    "a reason for nothing": (
+        claims_on_other_documents(sentence="next_token_prose loss fell; all is well"),
+        "the sentence of its gate on task next_token_prose",
+    ),
 }
 
 

@@ -87,6 +87,29 @@ def link_of_download(folder: Path) -> None:
     (place / "x.lock").symlink_to("/etc/hostname")
 
 
+def link_out(folder: Path) -> None:
+    """Replace a file by a link to its copy outside of the release."""
+    outside = folder.with_name("samples.jsonl")
+    inside = next(folder.glob("samples/*/*.jsonl"))
+    inside.rename(outside)
+    inside.symlink_to(outside)
+
+
+def index_of(name: str) -> Change:
+    """Let an index name the weights' file anything."""
+
+    def apply(folder: Path) -> None:
+        split(folder)
+        (folder / SHARD).rename(folder / name)
+        edit(INDEX, lambda i: i.update(weight_map=dict.fromkeys(i["weight_map"], name)))(folder)
+
+    return apply
+
+
+def float_size(index: dict[str, Any]) -> None:
+    index["metadata"]["total_size"] = float(index["metadata"]["total_size"])
+
+
 def move_unit(manifest: dict[str, Any]) -> None:
     """Claim that another neuron was kept than the one that was."""
     layer = manifest["plan"]["layers"][0]["ffn"]
@@ -480,6 +503,35 @@ TAMPERINGS: dict[str, tuple[Change, str]] = {
         "tokenizer.json",
     ),
     "chat template": (write("chat_template.jinja", "{{ evil }}"), "chat_template.jinja"),
+    "the library of another age": (
+        edit("config.json", lambda c: c.update(transformers_version="4.57.3")),
+        "transformers_version",
+    ),
+    "no version of the library": (
+        edit("config.json", lambda c: c.update(transformers_version={"a": 1})),
+        "transformers_version",
+    ),
+    "units more": (
+        edit(MANIFEST, lambda m: m["units"].update(layers={"kept": 2, "total": 30})),
+        "units.layers is said",
+    ),
+    "compensated thrice": (
+        edit(MANIFEST, lambda m: m["tensors"].update(compensated=3 * [DOWN])),
+        "tensors.compensated is 3 names, found 1 names",
+    ),
+    "tensors more": (
+        edit(MANIFEST, lambda m: m["tensors"].update(masked=[])),
+        "tensors.masked is said",
+    ),
+    "an empty folder": (lambda folder: (folder / "tokenizer.model").mkdir(), "tokenizer.model/"),
+    "a folder as the signature": (lambda folder: (folder / "model.sig").mkdir(), "model.sig/"),
+    "a link to elsewhere": (link_out, "is a link to a place outside of the release"),
+    "weights under another name": (index_of("chat_template.jinja"), "which is no name of weights"),
+    "weights that no hash covers": (index_of(".gitattributes"), "which is no name of weights"),
+    "a size that is no integer": (
+        lambda folder: (split(folder), edit(INDEX, float_size)(folder)),
+        "total size",
+    ),
     "tokenizer gone": (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json"),
 }
 

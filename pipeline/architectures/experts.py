@@ -25,6 +25,9 @@ from pipeline.architectures.layouts import (
 )
 from pipeline.architectures.llama import LLAMA_LIKE, OLMO2, SEPARATE
 
+# Experts are multiplied in groups, whose rows must be multiples of 16 bytes: eight 16-bit numbers.
+GROUPED_MULTIPLE = 8
+
 STACKED = ExpertTensors(
     output=Cut("mlp.experts.down_proj", neurons_of_each_expert, axis=2, stacked=True),
     inputs=(Cut("mlp.experts.gate_up_proj", gate_then_up_of_each_expert, axis=1, stacked=True),),

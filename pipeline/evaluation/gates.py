@@ -15,6 +15,7 @@ from pipeline.recipe import Gate, Statistics
 
 Decision = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNJUDGED"]
 
+BROKEN = "the pruned model is broken"
 ROUNDING = 1e-9  # 0.80 - 0.75 is 0.05 to a reader, and a hair more to the processor
 
 
@@ -141,47 +142,66 @@ def drop_of(gate: Gate, base: float, pruned: float, *, higher_is_better: bool) -
     return drop / whole if whole > 0 else math.nan
 
 
-def _judge(
-    gate: Gate, reference: Evaluation, pruned: Evaluation, statistics: Statistics, level: float
-) -> GateResult:
-    drops = [_drop_on(task, gate, reference, pruned, statistics, level) for task in gate.tasks]
-    first = drops[0]
-    drop = first.drop - sum(other.drop for other in drops[1:])
-    bound = gate.drops_at_least if gate.drops_at_least is not None else gate.drops_at_most
-    assert bound is not None
-    said = _said(gate, drops, drop)
-    limit = f"({_limit(gate)} {_amount(gate, bound)})"
-
-    def result(decision: Decision, words: str, interval: Interval | None = None) -> GateResult:
-        low, high = (interval.low, interval.high) if interval else (None, None)
-        return GateResult(gate, first.before, first.after, drop, low, high, bound, decision, words)
-
-    # A pruned model that answers NaN or infinity is broken, whichever way the comparison goes.
-    if not all(math.isfinite(each.after) for each in drops):
-        return result("FAIL", f"{said} {limit}; the pruned model is broken")
-    intervals = [each.interval for each in drops if not isinstance(each.interval, str)]
-    if reasons := [each.interval for each in drops if isinstance(each.interval, str)]:
-        return result("INCONCLUSIVE", f"{said} {limit}; {reasons[0]}")
-    interval = intervals[0] if len(intervals) == 1 else intervals[0].minus(intervals[1])
-    if interval.unknown:
-        return result("INCONCLUSIVE", f"{said} {limit}; {interval.unknown}")
-    words = f"{said}, from {_amount(gate, interval.low)} to {_amount(gate, interval.high)} {limit}"
-    decision = _decision(gate, interval, bound)
-    if decision == "INCONCLUSIVE":
-        needed = interval.documents_needed(bound, level, statistics.power)
-        words += f"; {interval.n} documents cannot decide it"
-        words += f", about {needed:,} could" if needed else ""
-    return result(decision, words, interval)
+def decide(gate: Gate, low: float, high: float) -> Decision:
+    """What the bounds of a drop say of a gate."""
+    above, below = low >= gate.bound - ROUNDING, high <= gate.bound + ROUNDING
+    if gate.drops_at_least is not None:
+        return "PASS" if above else "FAIL" if below else "INCONCLUSIVE"
+    return "PASS" if below else "FAIL" if above else "INCONCLUSIVE"
 
 
-class _Drop(NamedTuple):
-    """One task's metric on both models; instead of an interval, why there is none."""
+class Drop(NamedTuple):
+    """One task's metric on both models, and how much worse it became, on a gate's scale."""
 
     before: float
     after: float
     drop: float
-    interval: Interval | str
     higher_is_better: bool
+
+
+def in_words(gate: Gate, drops: Sequence[Drop], low: float | None, high: float | None) -> str:
+    """What a gate saw: its sentence, without a reason that may follow it.
+
+    Args:
+        gate: the gate.
+        drops: those of its tasks.
+        low: lower bound of their difference; None if it is unknown.
+        high: upper bound.
+    """
+    said = _said(gate, drops)
+    if low is not None and high is not None:
+        said += f", from {_amount(gate, low)} to {_amount(gate, high)}"
+    return f"{said} ({_limit(gate)} {_amount(gate, gate.bound)})"
+
+
+def _judge(
+    gate: Gate, reference: Evaluation, pruned: Evaluation, statistics: Statistics, level: float
+) -> GateResult:
+    found = [_drop_on(task, gate, reference, pruned, statistics, level) for task in gate.tasks]
+    drops = [drop for drop, _ in found]
+    drop = drops[0].drop - sum(other.drop for other in drops[1:])
+
+    def result(decision: Decision, why: str, interval: Interval | None = None) -> GateResult:
+        low, high = (interval.low, interval.high) if interval else (None, None)
+        words = in_words(gate, drops, low, high) + (f"; {why}" if why else "")
+        before, after = drops[0].before, drops[0].after
+        return GateResult(gate, before, after, drop, low, high, gate.bound, decision, words)
+
+    # A pruned model that answers NaN or infinity is broken, whichever way the comparison goes.
+    if not all(math.isfinite(each.after) for each in drops):
+        return result("FAIL", BROKEN)
+    if reasons := [interval for _, interval in found if isinstance(interval, str)]:
+        return result("INCONCLUSIVE", reasons[0])
+    intervals = [interval for _, interval in found if not isinstance(interval, str)]
+    interval = intervals[0] if len(intervals) == 1 else intervals[0].minus(intervals[1])
+    if interval.unknown:
+        return result("INCONCLUSIVE", interval.unknown)
+    decision, why = decide(gate, interval.low, interval.high), ""
+    if decision == "INCONCLUSIVE":
+        needed = interval.documents_needed(gate.bound, level, statistics.power)
+        why = f"{interval.n} documents cannot decide it"
+        why += f", about {needed:,} could" if needed else ""
+    return result(decision, why, interval)
 
 
 def _drop_on(
@@ -191,7 +211,8 @@ def _drop_on(
     pruned: Evaluation,
     statistics: Statistics,
     level: float,
-) -> _Drop:
+) -> tuple[Drop, Interval | str]:
+    """A task's drop, with its interval or why there is none."""
     before, after = (_result(task, gate.metric, each) for each in (reference, pruned))
     if (before.n, before.documents) != (after.n, after.documents):
         raise BrokenError(
@@ -203,8 +224,8 @@ def _drop_on(
     higher_is_better = before.higher_is_better[gate.metric]
     drop = drop_of(gate, *values, higher_is_better=higher_is_better)
 
-    def found(interval: Interval | str) -> _Drop:
-        return _Drop(*values, drop, interval, higher_is_better)
+    def found(interval: Interval | str) -> tuple[Drop, Interval | str]:
+        return Drop(*values, drop, higher_is_better), interval
 
     if not all(map(math.isfinite, values)):
         return found("a figure is not finite")
@@ -228,13 +249,6 @@ def _drop_on(
     )
 
 
-def _decision(gate: Gate, interval: Interval, bound: float) -> Decision:
-    above, below = interval.low >= bound - ROUNDING, interval.high <= bound + ROUNDING
-    if gate.drops_at_least is not None:
-        return "PASS" if above else "FAIL" if below else "INCONCLUSIVE"
-    return "PASS" if below else "FAIL" if above else "INCONCLUSIVE"
-
-
 def _result(task: str, metric: str, evaluation: Evaluation) -> TaskResult:
     result = evaluation.tasks.get(task)
     if result is None:
@@ -252,8 +266,8 @@ def _result(task: str, metric: str, evaluation: Evaluation) -> TaskResult:
     return result
 
 
-def _said(gate: Gate, drops: Sequence[_Drop], drop: float) -> str:
-    first = drops[0]
+def _said(gate: Gate, drops: Sequence[Drop]) -> str:
+    first, drop = drops[0], drops[0].drop - sum(other.drop for other in drops[1:])
     worse, better = ("dropped", "rose") if first.higher_is_better else ("rose", "fell")
     if gate.scale == "above_chance":
         worse, better = "lost", "gained"

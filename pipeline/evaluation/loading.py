@@ -129,9 +129,33 @@ def load(folder: Path, dtype: str, device: str | None, terms: Terms = PLAIN) -> 
     with explained("model", folder):
         kind, settings = loader(folder, terms)
         loaded: Any = kind.from_pretrained(folder, dtype=getattr(torch, dtype), **settings)
-        model, report = loaded
-        if missing := sorted(report["missing_keys"]):  # transformers would fill them at random
-            raise ValueError(f"{len(missing)} of its tensors are not stored, such as {missing[0]}")
+        model, info = loaded
+    check_all_found(info, folder)
     if terms.memory is None:
         model = model.to(device or default_device())
     return model.eval(), tokenizer
+
+
+def check_all_found(info: Mapping[str, Any], folder: Path) -> None:
+    """Check that a model has all that is stored, and that all of it is stored.
+
+    Args:
+        info: what transformers says of the loading.
+        folder: the checkpoint, for the error.
+
+    Raises:
+        InputError: a tensor is missing, or has no place in the model.
+    """
+    if info["missing_keys"]:  # transformers fills them with random numbers
+        raise InputError(
+            f"the checkpoint lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}",
+            where=str(folder),
+            remedy="download or copy the model again",
+        )
+    if info["unexpected_keys"]:  # transformers would compute without them, and not say so
+        raise InputError(
+            "the model that its config describes has no place for stored weights: "
+            f"{', '.join(sorted(info['unexpected_keys'])[:5])}",
+            where=str(folder),
+            remedy="download or copy the model again: config.json and weights are of two models",
+        )

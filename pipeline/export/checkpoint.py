@@ -59,6 +59,25 @@ def relabelled(architecture: Architecture) -> Architecture:
     return replace(architecture, attention=replace(architecture.attention, head_counts="any"))
 
 
+def why_not_relabelled(architecture: Architecture, config: Any) -> str | None:
+    """Why a checkpoint cannot be written as one of another family; None if it can.
+
+    Args:
+        architecture: the base's description.
+        config: the base's config as transformers reads it.
+    """
+    relabel = architecture.attention.relabel
+    if relabel is None:
+        return f"no other family computes what a {config.model_type} does"
+    for key, value in relabel.requires:
+        if (found := getattr(config, key, value)) != value:
+            return (
+                f"{key} of the model's config is {found!r}, and a {relabel.model_type} has "
+                "nothing like it"
+            )
+    return None
+
+
 def relabelled_config(
     config: dict[str, Any], architecture: Architecture, sizes: Dimensions, heads: int, base: Any
 ) -> dict[str, Any]:

@@ -8,7 +8,6 @@ manifest, and the manifest's list of files holds the hashes of both.
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +19,7 @@ from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest_schema import FORMAT
 from pipeline.release.card import NAME as CARD
 from pipeline.release.card import card_text
-from pipeline.release.checks.files import EXTRA, EXTRA_SUFFIXES, SIGNATURE
-
-EXTRA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+from pipeline.release.checks.files import EXTRA, EXTRA_NAME, EXTRA_SUFFIXES, SIGNATURE
 
 
 @dataclass(frozen=True)

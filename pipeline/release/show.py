@@ -212,11 +212,13 @@ def show_inspection(found: dict[str, Any], console: Console | None = None) -> No
             console.print(f"Heads:      {words} (select.attention.unit={way}): {legal} query heads")
     if "note" in counts:
         console.print(f"Heads:      {counts['note']}")
+    if found["expert_counts"]:
+        console.print(f"Experts:    {found['expert_counts']}")
     for row in found["shrink"]:
-        width, left = f"{row['width']:,} neurons a layer", f"{row['parameters']:,} parameters"
         console.print(
-            f"Shrink:     select.ffn.fraction={row['fraction']:g} → {width}, {left} "
-            f"({row['share'] - 1:+.1%})"
+            f"Shrink:     {row['setting']} → {row['units']} in each layer, "
+            f"{row['parameters']:,} parameters ({row['share'] - 1:+.1%})",
+            soft_wrap=True,
         )
 
 

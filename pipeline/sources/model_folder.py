@@ -92,6 +92,8 @@ def read_config(folder: Path, where: str) -> dict[str, Any]:
     config = _read_object(path)
     if "model_type" not in config:
         raise InputError("it names no model_type", where=str(path))
+    if not isinstance(config["model_type"], str):
+        raise InputError(f"its model_type is {config['model_type']!r}, no name", where=str(path))
     return config
 
 

@@ -33,12 +33,10 @@ MXFP4_ROWS = 1 << 20  # of 32 values each, that are unpacked at once
 
 def quantisation(config: Mapping[str, Any]) -> str | None:
     """How a model's weights are quantised, by the name in its config; None if they are not."""
-    for key in KEYS:
-        if (settings := config.get(key)) is not None:
-            settings = settings if isinstance(settings, dict) else {}
-            bits = "load_in_4bit" in settings or "load_in_8bit" in settings
-            return str(settings.get("quant_method", "bitsandbytes" if bits else "unknown"))
-    return None
+    if (settings := _settings(config)) is None:
+        return None
+    bits = "load_in_4bit" in settings or "load_in_8bit" in settings
+    return str(settings.get("quant_method", "bitsandbytes" if bits else "unknown"))
 
 
 def check_quantisation(config: Mapping[str, Any], where: str, *, allowed: bool) -> str | None:
@@ -122,16 +120,26 @@ def dequantise_fp8(weight: Tensor, scales: Tensor, block: tuple[int, int]) -> Te
     return values * by_row.repeat_interleave(block[1], dim=-1)[..., :columns]
 
 
+def _settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a config says of its quantisation; None if it says nothing."""
+    found = next((config[key] for key in KEYS if config.get(key) is not None), None)
+    return found if found is None or isinstance(found, dict) else {}
+
+
 def _fp8(
     files: Mapping[str, Path], config: Mapping[str, Any], dtype: str
 ) -> Iterator[tuple[str, Tensor]]:
-    size = config["quantization_config"].get("weight_block_size") or FP8_BLOCK
-    try:
-        rows, columns = (int(each) for each in size)
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"its config gives fp8 weights the block size {size!r}", where="config.json"
-        ) from error
+    size = (_settings(config) or {}).get("weight_block_size")
+    match FP8_BLOCK if size is None else size:
+        case [int(rows), int(columns)] if rows > 0 and columns > 0:
+            pass
+        case _:
+            raise InputError(
+                f"its config gives fp8 weights the block size {size!r}",
+                where="config.json",
+                remedy="download or copy the model again; a block size is two numbers, such as "
+                "[128, 128]",
+            )
     for name, file in files.items():
         if name.endswith(FP8_SCALE) and name.removesuffix(FP8_SCALE) not in files:
             raise _wrong(name, file, "it scales no weight")

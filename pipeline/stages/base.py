@@ -25,7 +25,13 @@ from pipeline.architectures.registry import (
 )
 from pipeline.cache import Cache, digest_of_file, scratch_folder
 from pipeline.errors import InputError
-from pipeline.evaluation.loading import PLAIN, Terms, load_tokenizer, loader
+from pipeline.evaluation.loading import (
+    PLAIN,
+    Terms,
+    check_all_found,
+    load_tokenizer,
+    loader,
+)
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import is_ragged
@@ -33,9 +39,9 @@ from pipeline.recipe import MaxMemory
 from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
-from pipeline.sources.remote_code import load_config
+from pipeline.sources.remote_code import empty_model, load_config
 from pipeline.surgery.projections import Kind, projections
-from pipeline.surgery.safetensors_stream import StoredTensor, stored_tensors
+from pipeline.surgery.safetensors_stream import TORCH_DTYPES, StoredTensor, stored_tensors
 
 
 @dataclass(frozen=True)
@@ -148,17 +154,28 @@ def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
             folder, dtype=getattr(torch, dtype), **(placement | settings)
         )
     model, info = loaded
-    if info["missing_keys"]:  # transformers fills them with random numbers
-        raise InputError(
-            f"the checkpoint lacks weights: {', '.join(sorted(info['missing_keys'])[:5])}",
-            where=str(folder),
-            remedy="download or copy the model again",
-        )
-    if info["unexpected_keys"]:  # transformers would compute without them, and not say so
-        raise InputError(
-            "the model that its config describes has no place for stored weights: "
-            f"{', '.join(sorted(info['unexpected_keys'])[:5])}",
-            where=str(folder),
-            remedy="download or copy the model again: config.json and weights are of two models",
-        )
+    check_all_found(info, folder)
     return cast(nn.Module, model.eval())
+
+
+def check_loads(base: Base) -> None:
+    """Check that a model would load: it is given names and shapes of its tensors, and no weight.
+
+    Raises:
+        InputError: a tensor is missing, has another shape, or has no place in the model.
+    """
+    folder = base.model.path
+    with quiet(), torch.device("meta"), explained("model", folder):
+        stored = {
+            name: torch.empty(tensor.shape, dtype=TORCH_DTYPES.get(tensor.dtype, torch.uint8))
+            for name, tensor in base.tensors.items()
+        }
+        kind: Any = type(empty_model(read_config(folder, str(folder)), base.terms.code))
+        _, info = kind.from_pretrained(
+            None,
+            config=base.config,
+            state_dict=stored,
+            device_map={"": "meta"},
+            output_loading_info=True,
+        )
+    check_all_found(info, folder)

@@ -73,16 +73,20 @@ def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -
 def compensate(
     base: Base, recipe: Recipe, measurement: Measurement, plan: Plan, progress: Progress
 ) -> Maps:
-    """Solve for the compensation of every output projection that the plan cuts."""
+    """Solve for the compensation of every output projection that the plan cuts.
+
+    Of a plan that the recipe did not make, it is that of the kinds of units that the recipe cuts.
+    """
     maps: dict[str, CompensationMap] = {}
-    if not compensated_kinds(recipe):  # whole experts leave nothing to be stood in for
+    if not (kinds := compensated_kinds(recipe)):  # whole experts leave nothing to be stood in for
         return maps
     with progress.bar("compensation", len(plan.layers), "layers") as advance:
         for layer in range(len(plan.layers)):
             moments = load_second_moments(measurement.moments, layer)
             for each in projections(base.architecture, base.dimensions, layer):
                 kept, removed = each.units_of(plan, layer, base.dimensions.head_dim)
-                if kept and removed:  # of an expert that goes, nothing is left to compensate
+                # Of an expert that goes, nothing is left to compensate.
+                if kept and removed and each.kind in kinds:
                     maps[each.key] = compensation_map(
                         moments[each.name],
                         kept,

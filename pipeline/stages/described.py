@@ -15,7 +15,7 @@ from pipeline.evaluation.quiet import quiet
 from pipeline.sources.explained import explained
 from pipeline.sources.models import ModelDescription, ResolvedModel
 from pipeline.sources.remote_code import empty_model
-from pipeline.stages.base import open_base
+from pipeline.stages.base import check_loads, open_base
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def described(model: ModelDescription) -> Described:
         return Described(config, architecture, dimensions(config, architecture, model.name), None)
     code: Literal["", "run"] = "run" if model.runs_code else ""
     base = open_base(ResolvedModel(model.folder, model.name, {}, "", None, code))
+    check_loads(base)
     return Described(base.config, base.architecture, base.dimensions, base.tokenizer)
 
 
@@ -58,9 +59,13 @@ def parameter_counts(config: dict[str, Any], model: ModelDescription) -> dict[st
     Args:
         config: the config to count by.
         model: the model whose config it was, whose code may be run if the recipe says so.
+
+    Raises:
+        InputError: the config asks for something that its family does not have.
     """
     code = model.folder if model.runs_code else None
-    with quiet(), torch.device("meta"):
+    place = model.folder or Path(model.name)
+    with quiet(), torch.device("meta"), explained("config", place):
         empty = empty_model(config, code)
     empty.tie_weights()
     return {name: parameter.numel() for name, parameter in empty.named_parameters()}

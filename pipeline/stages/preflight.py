@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.experts import GROUPED_MULTIPLE
 from pipeline.errors import InputError
 from pipeline.evaluation.gates import check_metrics
 from pipeline.evaluation.next_token import METRICS
 from pipeline.evaluation.tasks import digest_of_task, load_tasks
+from pipeline.export.checkpoint import why_not_relabelled
 from pipeline.recipe import Recipe, next_token_task
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.selection import uniform
@@ -17,7 +19,6 @@ from pipeline.sources.packing import as_chat
 from pipeline.stages.base import Base
 from pipeline.stages.choose import legal_heads
 
-GROUPED_MULTIPLE = 8  # of 16-bit numbers, in 16 bytes
 CONTEXT = "max_position_embeddings"  # the config's name for it, in all described families
 
 
@@ -118,22 +119,12 @@ def check_relabel(recipe: Recipe, architecture: Architecture, config: Any) -> No
     """
     if not recipe.select.attention.relabel:
         return
-    relabel = architecture.attention.relabel
-    remedy = "set it to false; select.policy: ragged cuts heads too, with a modeling file"
-    if relabel is None:
+    if (why := why_not_relabelled(architecture, config)) is not None:
         raise InputError(
-            f"no other family computes what a {config.model_type} does",
+            why,
             where="select.attention.relabel",
-            remedy=remedy,
+            remedy="set it to false; select.policy: ragged cuts heads too, with a modeling file",
         )
-    for key, value in relabel.requires:
-        if getattr(config, key, value) != value:
-            raise InputError(
-                f"{key} of the model's config is {getattr(config, key)!r}, and a "
-                f"{relabel.model_type} has nothing like it",
-                where="select.attention.relabel",
-                remedy=remedy,
-            )
 
 
 def check_context(recipe: Recipe, positions: int | None, where: str) -> None:

@@ -15,6 +15,7 @@ from pipeline.selection import uniform
 from pipeline.selection.overall import keep_lowest_overall, keep_multiples_overall
 
 Policy = Literal["uniform", "ragged", "padded"]
+SAME_SHARE = 5e-4  # which prints as the same tenth of a percent
 
 
 @dataclass(frozen=True)
@@ -47,18 +48,17 @@ class Ranked:
         return keep(self.scores_LU, self.fraction, self.multiple_of, self.protected_LU)
 
     def costs(self) -> dict[str, float]:
-        """What each policy makes of the ranking, for dense models.
+        """What each policy makes of the ranking; of a mixture, its only one.
 
         Of each policy, `removed` is the share of all neurons that goes, `worst` the share of the
         worst `fraction` of all layers that is among them, and `room` the share by which the tensors
         shrink. A policy that is impossible for this ranking is left out.
         """
-        if self.sizes.experts:
-            return {}
+        policies = ("uniform",) if self.sizes.experts else get_args(Policy)
         kept = keep_lowest_overall(self.scores_LU, self.fraction, 1, self.protected_LU)
         worst_LU = removed(self.scores_LU, kept)
         found: dict[str, float] = {}
-        for policy in get_args(Policy):
+        for policy in policies:
             try:
                 widths = self.kept(policy)
             except InputError:
@@ -100,3 +100,19 @@ def cost_lines(costs: dict[str, float], fraction: float, chosen: str) -> Iterato
         gone, worst, room = (costs[f"{name}.{each}"] for each in ("removed", "worst", "room"))
         line = f"{name} removes {gone:.1%}, {worst:.1%} of the worst {fraction:.1%} of all layers"
         yield f"{line} among them; its tensors shrink by {room:.1%}"
+
+
+def head_note(asked: float, kept: int, total: int) -> str:
+    """Why another share of the heads goes than a recipe asked for; empty if none does.
+
+    Args:
+        asked: share of the heads to remove.
+        kept: query heads of a layer that stay.
+        total: query heads of a layer.
+    """
+    if abs(1 - kept / total - asked) <= SAME_SHARE:
+        return ""
+    return (
+        f"; {asked:.1%} asked, {kept} a layer is the nearest number that whole groups and this "
+        "model's config can have"
+    )

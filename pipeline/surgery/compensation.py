@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.errors import BrokenError
 
+LARGEST_ERROR = 1e-6  # of all that a map gives; of real ones it is about 1e-12
 BLOCK_ROWS = 1024  # in float64 at once, so that wide models fit into memory
 
 
@@ -54,29 +55,37 @@ class CompensationMap:
         On another processor the product may be summed in another order. An entry is accepted if it
         is the rounding of a value within the error bound of a float64 product, u·(P + 2)·Σ|terms|
         with u = 2⁻⁵³ (Higham, Accuracy and Stability of Numerical Algorithms, 3.5); that can decide
-        how a value between two released ones is rounded, and nothing more.
+        how a value between two released ones is rounded, and nothing more. A map whose terms are so
+        large that their errors could be anything explains nothing.
 
         Args:
             weight_HU: the base's projection, as stored.
             stored_HS: the released one, in the released type.
         """
+        removed_HP, wide = weight_HU[:, list(self.removed)], torch.float64
+        errors = removed_HP.norm(dtype=wide) * self.map_PS.norm(dtype=wide) * self._rounding
+        if not errors <= LARGEST_ERROR * stored_HS.norm(dtype=wide):
+            return stored_HS.numel()
         blocks = zip(weight_HU.split(BLOCK_ROWS), stored_HS.split(BLOCK_ROWS), strict=True)
         return sum(self._unexplained(*rows) for rows in blocks)
 
     def _unexplained(self, weight_HU: Tensor, stored_HS: Tensor) -> int:
         exact_HS = self._exact(weight_HU)
         rounded_HS = exact_HS.to(self.dtype)
-        finite = stored_HS.sum(dtype=torch.float64).isfinite()
-        if finite and torch.equal(
-            rounded_HS, stored_HS
-        ):  # what is infinite is explained by nothing
+        finite = stored_HS.sum(dtype=torch.float64).isfinite()  # else nothing explains it
+        if finite and torch.equal(rounded_HS, stored_HS):
             return 0
         wrong_HS, infinite_HS = rounded_HS != stored_HS, ~stored_HS.isfinite()
         terms_HS = replace(self, map_PS=self.map_PS.abs())._exact(weight_HU.abs())
-        error_HS = terms_HS * (len(self.removed) + 2) * 2.0**-53
+        error_HS = terms_HS * self._rounding
         for bound_HS in (exact_HS - error_HS, exact_HS + error_HS):
             wrong_HS &= bound_HS.to(self.dtype) != stored_HS
         return int((wrong_HS | infinite_HS).sum())
+
+    @property
+    def _rounding(self) -> float:
+        """Largest error of a sum of P products and one more, as a share of all terms together."""
+        return (len(self.removed) + 2) * 2.0**-53
 
     def _exact(self, weight_HU: Tensor) -> Tensor:
         kept_HS = weight_HU[:, list(self.kept)].double()

@@ -53,7 +53,7 @@ def cut_checkpoint(
 ) -> SurgeryReport:
     """Write the weights of `base`, cut and compensated, into the folder `target`.
 
-    One tensor is in memory at a time. Tensors keep the type in which they are stored, and those
+    Two tensors are in memory at a time. Tensors keep the type in which they are stored, and those
     that no cut names pass through unchanged.
 
     Args:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +162,7 @@ def write_checkpoint(
         folder: where to write.
         tensors: what to write; shapes and sizes are those of the output.
         produce: returns the tensor of a name, or None if its bytes are to be copied from the file
-            that holds it; called once for each, in order.
+            that holds it; called once for each, in order, by another thread.
         max_shard_bytes: size at which a new file begins.
         advance: called with the bytes of each tensor written.
     """
@@ -211,11 +213,15 @@ def _write_file(
         offset += tensor.size
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as stream:
+    # One tensor is written while the next is read and cut: two are in memory at a time.
+    with path.open("wb") as stream, ThreadPoolExecutor(1) as pool:
         stream.write(len(text).to_bytes(HEADER_LENGTH_BYTES, "little"))
         stream.write(text)
-        for tensor in tensors:
-            produced = produce(tensor.name)
+        coming = pool.submit(produce, tensors[0].name)
+        for tensor, following in zip_longest(tensors, tensors[1:]):
+            produced = coming.result()
+            if following is not None:
+                coming = pool.submit(produce, following.name)
             if produced is None:
                 for chunk in tensor.chunks():
                     stream.write(chunk)

@@ -170,6 +170,22 @@ def test_rows_that_do_not_fill_blocks_stay_in_f16(tiny_base: TinyBase, tmp_path:
     assert agreement(base, tmp_path / "m.gguf").holds("Q8_0")
 
 
+@pytest.mark.parametrize(
+    ("family", "config", "name"),
+    [("qwen2_moe", {"num_key_value_heads": 4}, "ffn_gate_inp"), ("gpt2", {}, "position_embd")],
+)
+def test_what_stays_in_f32(
+    tiny_base: TinyBase, tmp_path: Path, family: str, config: dict[str, int], name: str
+) -> None:
+    base = tiny_base(family, hidden_size=64, num_attention_heads=8, **config)
+    left = write(base, tmp_path / "m.gguf", "Q8_0")
+    kinds = {t.name: t.tensor_type for t in GGUFReader(tmp_path / "m.gguf").tensors}
+    found = {kind for full, kind in kinds.items() if full.split(".")[-2] == name}
+    assert found == {GGMLQuantizationType.F32}
+    assert not any(name in each for each in left)
+    assert agreement(base, tmp_path / "m.gguf").holds("Q8_0")
+
+
 def test_the_same_checkpoint_gives_the_same_bytes(tiny_base: TinyBase, tmp_path: Path) -> None:
     base = tiny_base("qwen3", dtype=torch.bfloat16)
     for name in ("one", "two"):

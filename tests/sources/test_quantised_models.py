@@ -116,6 +116,30 @@ def test_an_fp8_model(
     AutoModelForCausalLM.from_pretrained(found.path)
 
 
+@pytest.mark.parametrize("size", [[0, 128], [128], "128x128", [16.5, 8], 0])
+def test_an_impossible_block_size(
+    model_folder: Path, tmp_path: Path, cache: Cache, quiet: Progress, size: Any
+) -> None:
+    make_fp8(model_folder)
+    edit_config(model_folder, quantization_config=FP8 | {"weight_block_size": size})
+    model = Model.model_validate({"source": {"path": "tiny"}, "dequantise": True})
+    with pytest.raises(InputError, match="gives fp8 weights the block size"):
+        resolve_model(model, tmp_path, cache, quiet)
+
+
+def test_fp8_under_the_other_name_of_its_settings(
+    model_folder: Path, tmp_path: Path, cache: Cache, quiet: Progress
+) -> None:
+    make_fp8(model_folder)
+    model = Model.model_validate({"source": {"path": "tiny"}, "dequantise": True})
+    expected = load_file(resolve_model(model, tmp_path, cache, quiet).path / WEIGHTS)
+    settings = read_json(model_folder / "config.json")["quantization_config"]
+    edit_config(model_folder, quantization_config=None, compression_config=settings)
+    found = resolve_model(model, tmp_path, Cache(tmp_path / "other"), quiet)
+    for name, tensor in load_file(found.path / WEIGHTS).items():
+        assert torch.equal(tensor, expected[name])
+
+
 def make_mxfp4(folder: Path) -> Any:
     """A tiny gpt-oss whose experts are packed as its checkpoints are, at random."""
     config = AutoConfig.for_model(

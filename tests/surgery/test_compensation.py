@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import BrokenError
-from pipeline.surgery.compensation import compensation_map
+from pipeline.surgery.compensation import CompensationMap, compensation_map
 
 TOKENS, UNITS, HIDDEN, KEPT = 3000, 60, 24, 45
 S, P = list(range(KEPT)), list(range(KEPT, UNITS))
@@ -131,3 +131,15 @@ def test_moments_that_cannot_be_right_are_refused(bad: str) -> None:
         our_map(moments_UU)
     assert caught.value.where == "layer 0"
     assert "compensate.ridge" in caught.value.remedy
+
+
+def test_a_map_so_large_that_it_explains_anything_explains_nothing() -> None:
+    """Removed columns that are alike, times ±2⁵⁰: what the sum is rounded to can be any noise."""
+    torch.manual_seed(0)
+    weight_HU = torch.randn(32, 12, dtype=torch.float64).bfloat16()
+    weight_HU[:, 11] = weight_HU[:, 10]
+    noise_S = torch.randn(10) * 0.1
+    large_PS = torch.stack([2.0**50 + noise_S, -(2.0**50) * torch.ones(10)])
+    for map_PS, wrong in ((torch.randn(2, 10), 0), (large_PS, 320)):
+        own = CompensationMap(tuple(range(10)), (10, 11), map_PS, torch.bfloat16)
+        assert own.unexplained(weight_HU, own.kept_columns(weight_HU)) == wrong

@@ -103,7 +103,7 @@ def test_weights_in_a_second_form_are_left_behind(tmp_path: Path) -> None:
     assert "model.norm.weight" in all_tensors(tmp_path / "cut")
 
 
-def test_one_tensor_is_in_memory_at_a_time(
+def test_two_tensors_are_in_memory_at_a_time(
     tiny_base: TinyBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base = tiny_base("llama")
@@ -119,7 +119,10 @@ def test_one_tensor_is_in_memory_at_a_time(
     cuts = tensor_cuts(base.architecture, base.dimensions, random_plan(base.dimensions, 0, ffn=8))
     cut_checkpoint(base.model.path, tmp_path, cuts, {}, lambda _: written.append(len(alive)))
     read_before = [sum(name in cuts for name in list(base.tensors)[: n + 1]) for n in range(30)]
-    assert written == read_before  # read one, write one; what is not cut is copied as bytes
+    # One is read while another is written; what is not cut is copied as bytes.
+    ahead = [*read_before[1:], read_before[-1]]
+    assert all(a <= n <= b for a, n, b in zip(read_before, written, ahead, strict=True))
+    assert written[-1] == sum(name in cuts for name in base.tensors)
 
 
 def test_tensors_that_are_not_cut_pass_through_in_any_type(tmp_path: Path) -> None:

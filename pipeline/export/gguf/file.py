@@ -49,8 +49,8 @@ def write_gguf(
 ) -> list[str]:
     """Write a checkpoint as one GGUF file; it appears whole or not at all.
 
-    Norms and biases stay in float32, as llama.cpp's own converter has it. The same checkpoint and
-    versions give the same bytes.
+    Norms, biases, routers and positions stay in float32, as llama.cpp's own converter has it. The
+    same checkpoint and versions give the same bytes.
 
     Args:
         path: file to write.
@@ -67,8 +67,8 @@ def write_gguf(
         InputError: llama.cpp has no such model, or would compute something else.
         BrokenError: a weight does not fit into F16.
     """
-    family = _family(checkpoint)
-    tensors = list(gguf_tensors(checkpoint, family, GGMLQuantizationType[weight_type]))
+    family, wanted = _family(checkpoint), GGMLQuantizationType[weight_type]
+    tensors = list(gguf_tensors(checkpoint, family, wanted))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[gguf_architecture(checkpoint, family)])
     for key, value in about.items():
@@ -100,7 +100,7 @@ def write_gguf(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return [t.name for t in tensors if len(t.shape) > 1 and t.kind.name != weight_type]
+    return [t.name for t in tensors if t.kind == GGMLQuantizationType.F16 != wanted]
 
 
 def _family(checkpoint: Checkpoint) -> GgufFamily:

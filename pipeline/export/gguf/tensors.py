@@ -25,6 +25,8 @@ from pipeline.surgery.safetensors_stream import StoredTensor
 LARGEST_F16 = 65504.0
 EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.*)")
 SUFFIXES = (".weight", ".bias")
+# Small, and what is lost in them is lost everywhere: llama.cpp's own converter keeps them too.
+IN_F32 = ("ffn_gate_inp", "ffn_gate_inp_shexp", "position_embd")
 QUERIES, KEYS = ".self_attn.q_proj.", ".self_attn.k_proj."
 
 
@@ -75,7 +77,7 @@ def gguf_tensors(
             )
         change = _change(checkpoint, family, full)
         shape = tuple(change(torch.empty(stored[0].shape, device="meta")).shape)
-        kind = _kind(shape, wanted)
+        kind = _kind(name, shape, wanted)
         if EXPERT.match(stored[0].name):
             shape = (len(stored), *shape)
         yield GgufTensor(name, stored, shape, kind, change)
@@ -93,8 +95,8 @@ def _stacked(tensors: list[StoredTensor]) -> dict[str, tuple[StoredTensor, ...]]
     return {name: tuple(each for _, each in sorted(own.items())) for name, own in found.items()}
 
 
-def _kind(shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
-    if len(shape) == 1:
+def _kind(name: str, shape: tuple[int, ...], wanted: GGMLQuantizationType) -> GGMLQuantizationType:
+    if len(shape) == 1 or name.split(".")[-2] in IN_F32:
         return GGMLQuantizationType.F32
     if shape[-1] % GGML_QUANT_SIZES[wanted][0]:
         return GGMLQuantizationType.F16

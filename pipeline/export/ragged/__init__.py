@@ -12,9 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.architectures.registry import dimensions
 from pipeline.cache import read_json
+from pipeline.errors import InputError
 from pipeline.export.checkpoint import changed_sizes
 from pipeline.export.ragged.modeling_unlearn import RaggedConfig, RaggedForCausalLM, RaggedModel
 from pipeline.selection.plan import Plan
+from pipeline.sources.explained import explained
 from pipeline.surgery.coordinates import layer_sizes
 from pipeline.surgery.tensor_cut import TensorCut
 
@@ -80,9 +82,14 @@ def ragged_config(
 
 
 def stock_config(folder: Path) -> Any:
-    """The family's own config of a ragged checkpoint, as if no layer were narrower."""
+    """The family's own config of a ragged checkpoint, as if no layer were narrower.
+
+    Raises:
+        InputError: its family has no such config.
+    """
     content = read_json(folder / "config.json")
-    return AutoConfig.for_model(**{k: v for k, v in content.items() if k not in _OWN_KEYS})
+    with explained("config", folder):
+        return AutoConfig.for_model(**{k: v for k, v in content.items() if k not in _OWN_KEYS})
 
 
 def sizes_by_layer(folder: Path, config: Any, architecture: Architecture) -> tuple[Dimensions, ...]:
@@ -94,9 +101,15 @@ def sizes_by_layer(folder: Path, config: Any, architecture: Architecture) -> tup
         architecture: the description of its family.
 
     Raises:
-        InputError: a size is impossible.
+        InputError: a size is impossible, or the config does not say them.
     """
-    changed = read_json(folder / "config.json")["per_layer_config"]
+    changed = read_json(folder / "config.json").get("per_layer_config")
+    if not isinstance(changed, dict) or not all(isinstance(v, dict) for v in changed.values()):
+        raise InputError(
+            "per_layer_config of the model's config is no object of objects",
+            where=str(folder),
+            remedy="download or copy the model again",
+        )
     found = []
     for layer in range(config.num_hidden_layers):
         own = copy.deepcopy(config)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import read_json
+from pipeline.cache import read_json, same_json
 from pipeline.evaluation.results import Evaluation, TaskResult
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.release.checks.findings import Finding, printable
@@ -42,7 +42,7 @@ def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Fin
         # It is a part of the manifest, so one that is larger need not be read into memory.
         same = path.stat().st_size <= (folder / MANIFEST).stat().st_size
         try:
-            same = same and read_json(path) == claimed
+            same = same and same_json(read_json(path), claimed)
         except ValueError:
             same = False
         if not same:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+from packaging.version import InvalidVersion, Version
 
 from pipeline.cache import digest_of_file, read_json
 from pipeline.export.checkpoint import companions
@@ -24,6 +27,7 @@ OF_DOWNLOAD_BYTES = 4096
 COMPARED_BYTES = 1 << 22  # at a time
 # What publishing may add, in a folder of its own: no loader reads it, and nothing vouches for it.
 EXTRA = "extra"
+EXTRA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXTRA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".md", ".txt", ".csv")
 # Results: for `validate`.
 CLAIMS = (
@@ -34,8 +38,10 @@ CLAIMS = (
     "samples/*/*.jsonl",
 )
 EXPLAINED = (*CLAIMS, *(f"{EXTRA}/*{suffix}" for suffix in EXTRA_SUFFIXES))
-# Not a setting: the library that wrote the file signs it.
-SIGNED_BY_LIBRARY = ("transformers_version",)
+# The library that wrote the file signs it. A base that was converted is signed by the reader's own
+# version, so two that this program can run on may differ; of older ones some change the tokenizer.
+SIGNED_BY_LIBRARY = "transformers_version"
+OLDEST_LIBRARY = Version("5.0")
 
 
 def check_hashes(
@@ -54,6 +60,8 @@ def check_hashes(
     for name, entry in sorted(listed.items()):
         if _escapes(name):
             found.append(Finding(MANIFEST, f"lists {name!r}, which is outside the folder"))
+        elif not _is_inside(folder / name, folder):
+            found.append(Finding(name, "is a link to a place outside of the release"))
         elif name not in present or not (folder / name).is_file():
             found.append(Finding(name, "the manifest lists this file, and it is missing"))
         elif not isinstance(entry, dict) or digest(folder / name) != entry.get("sha256"):
@@ -72,8 +80,9 @@ def released_files(folder: Path) -> Iterator[str]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         if path.is_dir() and not path.is_symlink():
-            continue
-        if name not in OUTSIDE and not _left_by_download(path, name):
+            if not any(path.iterdir()):
+                yield f"{name}/"  # an empty folder, which has a name all the same
+        elif not (name in OUTSIDE and path.is_file()) and not _left_by_download(path, name):
             yield name
 
 
@@ -83,7 +92,11 @@ def check_extra(folder: Path, manifest: dict[str, Any]) -> list[Finding]:
     claimed = said.get("extra") if isinstance(said, dict) else []
     found = [name for name in released_files(folder) if name.startswith(f"{EXTRA}/")]
     if sorted(found) == (sorted(map(str, claimed)) if isinstance(claimed, list) else None):
-        return []
+        names = [name.removeprefix(f"{EXTRA}/") for name in found]
+        what = "is no name of a file that publishing adds"
+        return [
+            Finding(f"{EXTRA}/{name}", what) for name in names if not EXTRA_NAME.fullmatch(name)
+        ]
     return [Finding(MANIFEST, f"publication.extra is {claimed}, found {sorted(found)}")]
 
 
@@ -137,6 +150,15 @@ def _left_by_download(path: Path, name: str) -> bool:
     return listed and path.stat().st_size <= OF_DOWNLOAD_BYTES
 
 
+def _is_inside(path: Path, folder: Path) -> bool:
+    """Whether a file is in its folder, or is one of those that the Hub's cache links to."""
+    if not path.is_symlink():
+        return True
+    target, root = path.resolve(), folder.resolve()
+    blobs = root.parent.parent / "blobs"
+    return target.is_relative_to(root) or target.parent == blobs
+
+
 def _same_bytes(one: Path, other: Path) -> bool:
     if one.stat().st_size != other.stat().st_size:
         return False
@@ -157,8 +179,17 @@ def _check_config(path: Path, expected: dict[str, Any]) -> list[Finding]:
     return [
         Finding("config.json", f"{key} is {_shown(actual, key)}, expected {_shown(expected, key)}")
         for key in sorted(actual.keys() | expected.keys())
-        if key not in SIGNED_BY_LIBRARY and _shown(actual, key) != _shown(expected, key)
+        if _shown(actual, key) != _shown(expected, key)
+        and not (key == SIGNED_BY_LIBRARY and all(map(_can_have_signed, (actual, expected))))
     ]
+
+
+def _can_have_signed(config: dict[str, Any]) -> bool:
+    """Whether a config names a version of the library on which this program runs."""
+    try:
+        return Version(config.get(SIGNED_BY_LIBRARY, "")) >= OLDEST_LIBRARY
+    except (InvalidVersion, TypeError):
+        return False
 
 
 def _shown(config: dict[str, Any], key: str) -> str:

@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from pipeline.architectures.description import Dimensions
+from pipeline.architectures.description import Architecture, Dimensions
+from pipeline.architectures.experts import GROUPED_MULTIPLE
+from pipeline.export.checkpoint import why_not_relabelled
 from pipeline.export.manifest import NAME as MANIFEST
-from pipeline.release.checks.findings import Finding
-from pipeline.selection.plan import Plan
+from pipeline.release.checks.findings import Finding, shortened
+from pipeline.selection.plan import Plan, Shape
 
 
-def read_plan(manifest: dict[str, Any], sizes: Dimensions) -> tuple[Plan | None, list[Finding]]:
-    """Return the manifest's plan if it fits the base, and what is wrong with it."""
+def read_plan(
+    manifest: dict[str, Any],
+    shape: Shape,
+    architecture: Architecture,
+    sizes: Dimensions,
+    config: Any,
+) -> tuple[Plan | None, list[Finding]]:
+    """Return the manifest's plan if a run could have made it of the base, and what is wrong.
+
+    Args:
+        manifest: the manifest.
+        shape: what it says that a checkpoint can say of the plan.
+        architecture: the base's description.
+        sizes: the base's sizes.
+        config: the base's config as transformers reads it.
+    """
     try:
         plan = Plan.from_dict(manifest["plan"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return None, [Finding(MANIFEST, f"its plan cannot be read ({error!r})")]
-    problems = _problems(plan, sizes)
+    problems = _problems(plan, sizes) or list(_refused(plan, shape, architecture, sizes, config))
     return (None if problems else plan), [Finding(MANIFEST, problem) for problem in problems]
 
 
@@ -52,6 +69,28 @@ def _problems(plan: Plan, sizes: Dimensions) -> list[str]:
     return problems or _unequal_experts(plan, sizes)
 
 
+def _refused(
+    plan: Plan, shape: Shape, architecture: Architecture, sizes: Dimensions, config: Any
+) -> Iterator[str]:
+    """Yield why a run would refuse to make such a checkpoint: it would compute something else."""
+    untouchable = architecture.attention.untouchable
+    if untouchable and any(len(layer.query_heads) < plan.heads for layer in plan.layers):
+        yield f"its plan removes heads, which cannot be: {untouchable}"
+    if shape.relabel and (why := why_not_relabelled(architecture, config)) is not None:
+        yield f"it is said to be of another family, which cannot be: {why}"
+    if not sizes.experts:
+        return
+    if shape.ragged:
+        yield "it is said to be ragged, which a mixture of experts cannot be"
+    first = plan.layers[0]
+    width = sum(unit < sizes.experts * sizes.ffn for unit in first.ffn) // len(first.experts)
+    if width != sizes.ffn and width % GROUPED_MULTIPLE:
+        yield (
+            f"its plan keeps {width} neurons of each expert, and experts whose width is no "
+            f"multiple of {GROUPED_MULTIPLE} cannot be multiplied in groups"
+        )
+
+
 def _unequal_experts(plan: Plan, sizes: Dimensions) -> list[str]:
     """Where a plan keeps other numbers of a mixture's units than one config can say."""
     if not sizes.experts:
@@ -76,16 +115,24 @@ def _unequal_experts(plan: Plan, sizes: Dimensions) -> list[str]:
     return []
 
 
-def check_claims(manifest: dict[str, Any], derived: dict[str, Any]) -> list[Finding]:
+def check_claims(
+    manifest: dict[str, Any], derived: dict[str, Any], whole: Collection[str] = ()
+) -> list[Finding]:
     """Compare what the manifest says of base, units and tensors with what was found.
 
     Args:
         manifest: the manifest.
         derived: by section, the same keys with the values that were found.
+        whole: sections that may have no other keys.
     """
     found = []
     for section, values in derived.items():
         claimed = manifest.get(section)
+        if section in whole and isinstance(claimed, dict):
+            found += [
+                Finding(MANIFEST, f"{section}.{shortened(key)} is said, and nothing is known of it")
+                for key in sorted(claimed.keys() - values.keys())
+            ]
         for key, value in values.items():
             said = claimed.get(key) if isinstance(claimed, dict) else None
             if said != value:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from pipeline.cache import read_json
+from pipeline.cache import read_json, same_json
 from pipeline.errors import InputError
-from pipeline.release.checks.findings import Finding
+from pipeline.release.checks.findings import Finding, shortened
 from pipeline.sources.model_folder import check_weights
 from pipeline.surgery.safetensors_stream import (
     INDEX_NAME,
@@ -19,6 +20,8 @@ from pipeline.surgery.safetensors_stream import (
 )
 
 METADATA = {"format": "pt"}
+# Loaders take a file under another name for something else: a pickle, code, a chat template.
+SHARD_NAME = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 MAP_TYPE = "F32"
 
 
@@ -41,12 +44,17 @@ def check_weight_files(folder: Path, released: list[StoredTensor]) -> list[Findi
         named = content.pop("weight_map")
         stored = {tensor.name: tensor.file.name for tensor in released}
         beside = {"metadata": {"total_size": sum(tensor.size for tensor in released)}}
-        if content != beside:
+        if not same_json(content, beside):
             found.append(Finding(INDEX_NAME, "holds more than, or not, the tensors' total size"))
         found += [
             Finding(INDEX_NAME, f"names {name} in {named.get(name)}, it is in {stored.get(name)}")
             for name in sorted(named.keys() | stored.keys())
             if named.get(name) != stored.get(name)
+        ]
+        found += [
+            Finding(INDEX_NAME, f"names a file {shortened(name)!r}, which is no name of weights")
+            for name in sorted(set(stored.values()))
+            if not SHARD_NAME.fullmatch(name)
         ]
     elif released[0].file.name != SINGLE_NAME:
         what = f"is no {SINGLE_NAME}, and no {INDEX_NAME} names it: loaders do not find it"
