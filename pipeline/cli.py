@@ -35,6 +35,7 @@ from pipeline.cli_options import (
 )
 from pipeline.cli_publish import YesOption, publish, publishing_of, show_publication
 from pipeline.cli_recipes import doctor, new, recipes, schema
+from pipeline.cli_report import report
 from pipeline.errors import (
     EXIT_BROKEN,
     EXIT_DIFFERENT,
@@ -314,7 +315,7 @@ def export(
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
 
 
-for verb in (publish, diff, chat, new, recipes, inspect, schema, doctor):
+for verb in (report, publish, diff, chat, new, recipes, inspect, schema, doctor):
     app.command()(verb)
 
 

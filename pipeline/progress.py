@@ -30,10 +30,14 @@ class Progress:
     Args:
         style: "terminal" (live bars), "plain" (lines), "json" (one object a line) or "quiet".
         stream: console to write to; standard error by default, so that results can be piped.
+
+    Attributes:
+        seconds: time of every finished stage by its name.
     """
 
     def __init__(self, style: Style = "plain", stream: Console | None = None) -> None:
         self.style = style
+        self.seconds: dict[str, float] = {}
         self.console = stream or Console(
             file=sys.stderr,
             highlight=False,
@@ -57,6 +61,7 @@ class Progress:
             self.console.print(f"[bold cyan]▶ {name}[/]" if self._live else f"> {name}")
         yield
         seconds = round(time.monotonic() - started, 1)
+        self.seconds[name] = seconds
         if self.style == "json":
             self._json("stage", name=name, state="done", seconds=seconds)
         elif self.style != "quiet":

@@ -19,6 +19,7 @@ from pipeline.export.proof import Proof, prove
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.card import write_card
+from pipeline.release.report.page import write_report
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, open_base, within
@@ -32,7 +33,7 @@ from pipeline.stages.shapes import cost_lines, head_note
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
 
-FORMAT = 5  # raise when the same recipe makes another output
+FORMAT = 6  # raise when the same recipe makes another output
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Run:
             return self._execute(target, force)
 
     def _execute(self, target: Path, force: bool) -> Outcome:
+        self.progress.seconds.clear()
         with self.progress.stage("Base model"):
             resolved = resolve_model(
                 self.recipe.model, self.loaded.folder, self.cache, self.progress
@@ -103,6 +105,7 @@ class Run:
         with new_folder(target) as folder:
             manifest = self._make(folder, base, texts, measurer, choice) | {"run_key": run_key}
             write_card(folder, manifest)
+            write_report(folder, manifest)
             write_manifest(folder, manifest)
             if wrong := list(problems(read_json(folder / MANIFEST))):
                 raise RuntimeError(f"the manifest does not follow its schema: {'; '.join(wrong)}")
@@ -175,6 +178,7 @@ class Run:
                 )
             ],
             "plan": json.loads(choice.plan.to_json()),
+            "seconds": dict(self.progress.seconds),
         }
 
     def _cut(self, folder: Path, base: Base, choice: Choice) -> SurgeryReport:

@@ -23,10 +23,10 @@ from pipeline.release.checks.claims import (
     check_one_voice,
     check_prompts,
     differences,
-    of_this_version,
 )
 from pipeline.release.checks.findings import Finding, shortened
 from pipeline.release.checks.gate_claims import check_gates
+from pipeline.release.checks.made import of_this_version
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import Base, within
 from pipeline.stages.judge import Judgement, evaluate_and_judge

@@ -30,6 +30,7 @@ from pipeline.recipe import Model
 from pipeline.recipe_file import LoadedRecipe, load_recipe, shipped_recipe
 from pipeline.release.checks.files import SIGNATURE, check_contents, check_extra, check_hashes
 from pipeline.release.checks.findings import Finding, shortened
+from pipeline.release.checks.pages import check_pages
 from pipeline.release.checks.plan import check_claims, read_plan
 from pipeline.release.checks.tensors import TensorReport, check_recomputed, check_tensors
 from pipeline.release.checks.weights import check_map_file, check_weight_files, weight_files
@@ -377,6 +378,7 @@ def _compare(
     derived = _derived(base, plan, released, cuts, manifest)
     findings += check_claims(manifest, derived, whole=("units", "tensors"))
     findings += check_extra(folder, manifest)
+    findings += check_pages(folder)
     return findings, report
 
 

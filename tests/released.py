@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from pipeline.cache import read_json, write_json
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import write_manifest
+from pipeline.release.card import NAME as CARD
+from pipeline.release.card import card_text
+from pipeline.release.report.page import FIGURES, write_report
+from pipeline.release.report.page import NAME as REPORT
 from pipeline.sources.model_folder import digest_of_weights
 
 Change = Callable[[Path], object]
@@ -57,6 +62,24 @@ def renew_manifest(folder: Path) -> None:
         if manifest["pruned"]["weights_sha256"] != FORGED_DIGEST:
             manifest["pruned"]["weights_sha256"] = digest_of_weights(folder, str(folder))
     write_manifest(folder, manifest)
+
+
+def retell(folder: Path) -> None:
+    """What a forger does who knows that card and report are compared: make them anew."""
+    renew_manifest(folder)
+    manifest = read_json(folder / MANIFEST)
+    (folder / CARD).write_text(card_text(manifest))
+    untell(folder, cards=())
+    with contextlib.suppress(Exception):  # of nonsense there is no report
+        write_report(folder, manifest)
+    renew_manifest(folder)
+
+
+def untell(folder: Path, cards: tuple[str, ...] = (CARD,)) -> None:
+    """Leave card and report out."""
+    for name in (*cards, REPORT):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / FIGURES, ignore_errors=True)
 
 
 def edit(name: str, change: Callable[[dict[str, Any]], object]) -> Change:

@@ -85,7 +85,7 @@ def bytes_in(folder: Path) -> dict[str, str]:
 
 def unmeasured(hashes: dict[str, str]) -> dict[str, str]:
     """Without the files in which a measured speed stands."""
-    timed = ("README.md", "evaluation.json", "pruning_manifest.json")
+    timed = ("README.md", "report.html", "evaluation.json", "pruning_manifest.json")
     return {name: digest for name, digest in hashes.items() if name not in timed}
 
 

@@ -10,13 +10,12 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from released import Change, Release, edit, edit_tensors, renew_manifest
+from released import Change, Release, edit, edit_tensors, renew_manifest, retell, untell
 
 import pipeline.evaluation.run
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
-from pipeline.release.card import card_text
 
 Make = Callable[..., Release]
 PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
@@ -92,8 +91,7 @@ def claim(change: Callable[[dict[str, Any]], object]) -> Change:
         manifest["verdict"] = manifest["evaluation"].get("verdict")
         write_json(folder / MANIFEST, manifest)
         write_json(folder / "evaluation.json", manifest["evaluation"])
-        (folder / "README.md").write_text(card_text(manifest))
-        renew_manifest(folder)
+        retell(folder)
 
     return apply
 
@@ -286,7 +284,7 @@ def test_results_that_nobody_here_measures_are_counted(release: Make, tmp_path: 
     prompts = [{"prompt": "hack:", "before": "yes", "after": "I refuse."}]
     edit(MANIFEST, lambda m: m["prompts"][0].update(after="I refuse."))(made.folder)
     edit(MANIFEST, lambda m: m["prompts"].extend(prompts))(made.folder)
-    (made.folder / "README.md").unlink()
+    untell(made.folder)
     renew_manifest(made.folder)
     junit = tmp_path / "junit.xml"
     code, found = made.validate("--set", "gates.0.drops_at_most=8", "--junit", junit)
@@ -302,6 +300,15 @@ def test_results_that_nobody_here_measures_are_counted(release: Make, tmp_path: 
     assert "after 'hack:'" in junit.read_text()
 
 
+def edit_text(name: str, old: str, new: str) -> Change:
+    def apply(folder: Path) -> None:
+        text = (folder / name).read_text()
+        assert old in text
+        (folder / name).write_text(text.replace(old, new))
+
+    return apply
+
+
 TWO_VOICES: dict[str, tuple[Change, str]] = {
     "card": (lambda folder: (folder / "README.md").write_text("HumanEval 0.0 %"), "README.md"),
     "figures": (edit("evaluation.json", lambda e: e["pruned"].clear()), "evaluation.json"),
@@ -311,6 +318,17 @@ TWO_VOICES: dict[str, tuple[Change, str]] = {
         "evaluation.json",
     ),
     "verdict": (edit(MANIFEST, lambda m: m.update(verdict="UNJUDGED")), MANIFEST),
+    "report": (
+        edit_text("report.html", "<strong>PASS</strong>", "<strong>BEST</strong>"),
+        "report.html",
+    ),
+    "figure": (edit_text("figures/gates.svg", "PASS", "BEST"), "figures/gates.svg"),
+    "another figure": (
+        lambda folder: shutil.copy(
+            folder / "figures/gates.svg", folder / "figures/scores-experts.svg"
+        ),
+        "figures/scores-experts.svg",
+    ),
 }
 
 
@@ -325,20 +343,22 @@ def test_a_release_that_speaks_in_two_voices_fails(release: Make, name: str) -> 
     assert where in [finding["where"] for finding in found["findings"]]
 
 
-def test_the_card_of_another_version_is_said_not_to_be_compared(release: Make) -> None:
+def test_what_another_version_made_is_said_not_to_be_compared(release: Make) -> None:
     made = release(gates=PASSING)
     (made.folder / "README.md").write_text("HumanEval 0.0 %")
     edit(MANIFEST, lambda m: m["environment"].update({"unlearn-pipeline": "0"}))(made.folder)
     renew_manifest(made.folder)
     code, found = made.validate()
     assert (code, found["findings"]) == (0, [])
-    assert any("not compared: the card, which version 0" in note for note in found["notes"])
+    for what in ("card", "report"):
+        words = f"not compared: the {what}, which version 0"
+        assert any(words in note for note in found["notes"])
 
 
 def test_a_release_without_figures_can_be_judged(release: Make) -> None:
     made = release(gates=PASSING)
-    for name in ("evaluation.json", "README.md"):
-        (made.folder / name).unlink()
+    untell(made.folder)
+    (made.folder / "evaluation.json").unlink()
     shutil.rmtree(made.folder / "samples")
     renew_manifest(made.folder)
     code, found = made.validate()
@@ -386,7 +406,7 @@ def remove_maps(folder: Path, factor: float = 1.01) -> None:
     """What a forger does who wants other output projections: nothing is left to check them by."""
     shutil.rmtree((folder / MAPS).parent)
     edit_tensors(lambda tensors: tensors[DOWN].mul_(factor))(folder)
-    renew_manifest(folder)
+    retell(folder)
 
 
 @pytest.mark.parametrize(
@@ -554,6 +574,8 @@ def test_stored_results_of_the_base_are_used_with_their_digest_alone(
 
 def test_a_recipe_cannot_break_the_summary(release: Make, tmp_path: Path) -> None:
     made = release(gates=PASSING)
+    untell(made.folder)  # half a surrogate cannot be written into a page
+    renew_manifest(made.folder)
     evil = {f"<img src=x>\x1b[31m\ud800![a](b){'y' * 5000}": 1} | {f"k{n}": n for n in range(500)}
     text = (made.folder / MANIFEST).read_text()
     (made.folder / MANIFEST).write_text(

@@ -536,6 +536,42 @@ TAMPERINGS: dict[str, tuple[Change, str]] = {
 }
 
 
+DRAWING = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9">{}</svg>'
+ACTIVE_PAGES = {
+    "script": ("report.html", "<!doctype html><script>alert(1)</script>", "forbids scripts"),
+    "policy later": (
+        "report.html",
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<script></script>',
+        "forbids scripts",
+    ),
+    "script in a figure": ("gates", DRAWING.format("<script>alert(1)</script>"), "holds <script>"),
+    "handler": ("gates", DRAWING.format('<rect onclick="x()"/>'), "holds <rect>"),
+    "link": ("gates", DRAWING.format('<a href="https://x.org"><rect/></a>'), "holds <a>"),
+    "foreign": ("gates", DRAWING.format("<x xmlns='http://x.org'/>"), "holds <{http://x.org}x>"),
+    "entity": ("gates", "<!DOCTYPE svg>" + DRAWING.format(""), "declares something"),
+    "instruction": ("gates", "<?xml-stylesheet href='x'?>" + DRAWING.format(""), "declares"),
+    "style": ("gates", DRAWING.format("<style>a{fill:URL(//x.org)}</style>"), "may fetch"),
+    "hidden style": ("gates", DRAWING.format("<style>@\\69mport '//x'</style>"), "may fetch"),
+    "fill": ("gates", DRAWING.format('<rect fill="url(//x.org)"/>'), "may fetch"),
+    "no figure": ("gates", "GIF89a", "is no SVG"),
+}
+
+
+@pytest.mark.parametrize("tampering", ACTIVE_PAGES)
+def test_a_page_that_could_do_something_is_named(release: Any, tampering: str) -> None:
+    """Of whichever version: what that made cannot be made again, and a browser opens it."""
+    made = release()
+    name, content, words = ACTIVE_PAGES[tampering]
+    path = made.folder / (name if "." in name else f"figures/{name}.svg")
+    path.write_text(content)
+    edit(MANIFEST, lambda m: m["environment"].update({"unlearn-pipeline": "0"}))(made.folder)
+    renew_manifest(made.folder)
+    code, found = made.verify()
+    assert (code, found["verdict"]) == (1, "DIFFERENT")
+    (finding,) = found["findings"]
+    assert finding["where"] == path.relative_to(made.folder).as_posix() and words in finding["what"]
+
+
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 @pytest.mark.parametrize("forged", [False, True], ids=["as is", "manifest renewed"])
 def test_tampering_is_named(release: Any, tampering: str, forged: bool) -> None:
@@ -549,13 +585,15 @@ def test_tampering_is_named(release: Any, tampering: str, forged: bool) -> None:
     assert any(words in f"{f['where']}: {f['what']}" for f in found["findings"]), found["findings"]
 
 
-@pytest.mark.parametrize("name", ["README.md", "evaluation.json"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "evaluation.json", "report.html", "figures/layers.svg"]
+)
 def test_a_claim_is_covered_by_the_manifests_hashes(release: Any, name: str) -> None:
     made = release()
-    (made.folder / name).write_text("{}")
+    (made.folder / name).write_text((made.folder / name).read_text() + "\n")
     code, found = made.verify()
     assert code == 1
-    assert found["findings"] == [{"where": name, "what": "its SHA-256 is not the manifest's"}]
+    assert found["findings"][:1] == [{"where": name, "what": "its SHA-256 is not the manifest's"}]
 
 
 def test_a_digest_from_elsewhere_covers_the_manifest(release: Any) -> None:
@@ -621,9 +659,9 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"format": 3', b'"format": true', "its format is no integer"),
-        (b'"format": 3', b'"format": 3.0', "its format is no integer"),
-        (b'"format": 3', b'"format": 3, "format": 3', "'format' is there twice"),
+        (b'"format": 4', b'"format": true', "its format is no integer"),
+        (b'"format": 4', b'"format": 4.0', "its format is no integer"),
+        (b'"format": 4', b'"format": 4, "format": 4', "'format' is there twice"),
         (b'"seed": 0', b'"seed": NaN', "Out of range float values"),
         (b"{", b"\xef\xbb\xbf{", "BOM"),
         (b"{", b"{" + b"[" * 200_000, "pruning_manifest.json that can be read"),

@@ -1,7 +1,7 @@
 """The manifest's schema: what a release says of itself, field by field.
 
 `python -m pipeline.export.manifest_schema` prints the JSON Schema that is committed as
-`docs/schemas/manifest-3.json`. A field is never changed or removed without a new `FORMAT`;
+`docs/schemas/manifest-4.json`. A field is never changed or removed without a new `FORMAT`;
 `upgraded` reads every earlier one.
 """
 
@@ -13,8 +13,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-FORMAT = 3
+FORMAT = 4
 SHOWN_PROBLEMS = 3
+MOST_EDGES = 1000  # of a histogram: whoever checks a release draws it
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -65,6 +66,16 @@ class CorpusPart(Part):
     held_out_characters: Count
     held_out_sha256: Sha256 | None
     read: str = Field(description="What was read and what was dropped.")
+
+
+class HistogramPart(Part):
+    """Units by score: bins between edges, and by layer the number of units in each bin."""
+
+    edges: Annotated[list[float], Field(min_length=2, max_length=MOST_EDGES)]
+    kept: list[list[Count]]
+    removed: list[list[Count]] = Field(
+        description="Those that the last step removed, if there were several."
+    )
 
 
 class UnitCount(Part):
@@ -192,7 +203,7 @@ class FilePart(Part):
 class Manifest(Part):
     """What a release says of itself: all of it can be checked, as docs/verification.md says."""
 
-    format: Literal[3]
+    format: Literal[4]
     name: str
     description: str
     language: str
@@ -205,7 +216,9 @@ class Manifest(Part):
     environment: dict[str, str]
     corpora: list[CorpusPart]
     coverage: dict[str, str]
-    scores: dict[str, dict[str, float | None]]
+    scores: dict[str, dict[str, float | HistogramPart | None]] = Field(
+        description="By unit kind; `shapes` is what each shape policy makes of the ranking."
+    )
     units: dict[str, UnitCount]
     tensors: TensorsPart
     proof: ProofPart
@@ -213,6 +226,9 @@ class Manifest(Part):
     prompts: list[PromptPart]
     plan: PlanPart
     run_key: Sha256
+    seconds: dict[str, float] = Field(
+        description="Of each stage of this run; what was found in the cache took next to none."
+    )
     publication: PublicationPart | None = Field(
         None, description="Absent unless publishing added something."
     )
@@ -225,6 +241,8 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
         content = content | {"format": 2, "base": {"files": {}, **content["base"]}}
     if content.get("format") == 2:
         content = content | {"format": 3, "plan": _with_experts(content.get("plan"))}
+    if content.get("format") == 3:
+        content = content | {"format": 4, "seconds": {}}
     return content
 
 

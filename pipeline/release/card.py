@@ -9,6 +9,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.release.checks.findings import printable
+from pipeline.release.facts import baselines, named_base, removed_units
 from pipeline.release.metadata import metadata_block
 from pipeline.release.results import metric_rows, size_rows
 
@@ -27,38 +28,15 @@ def card_text(manifest: dict[str, Any]) -> str:
         m=manifest,
         metadata=metadata_block(manifest),
         publication=manifest.get("publication") or {"even_if_failed": False, "extra": []},
-        base=_named_base(manifest["base"]["origin"]),
+        base=named_base(manifest["base"]["origin"]),
         metrics=metric_rows(manifest["evaluation"]),
         controlled="control" in manifest["evaluation"],
         sizes=size_rows(manifest),
         remote_code=manifest["base"]["origin"].get("remote_code"),
         ragged=manifest["recipe"].get("select", {}).get("policy") == "ragged",
-        baselines=_baselines(manifest["recipe"].get("select", {})),
-        removed=[
-            (kind.replace("_", " "), unit["total"] - unit["kept"], unit["total"])
-            for kind, unit in manifest["units"].items()
-            if unit["kept"] < unit["total"]
-        ],
+        baselines=baselines(manifest["recipe"].get("select", {})),
+        removed=removed_units(manifest["units"]),
     )
-
-
-def _named_base(origin: dict[str, Any]) -> str:
-    """The base as `--base` takes it."""
-    if "repository" not in origin:
-        return "path/of/the/base"
-    return "@".join(origin[key] for key in ("repository", "commit") if key in origin)
-
-
-def _baselines(select: dict[str, Any]) -> list[str]:
-    """Unit kinds that were cut by a score which knows nothing of forget and retain texts."""
-    kinds = {"ffn": "FFN neurons", "attention": "heads"}
-    return [
-        f"{words} ({select[kind]['score']})"
-        for kind, words in kinds.items()
-        if kind in select
-        and select[kind]["fraction"]
-        and select[kind]["score"] in ("random", "magnitude")
-    ]
 
 
 def template(name: str) -> Template:

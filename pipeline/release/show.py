@@ -46,9 +46,7 @@ def show_result(folder: Path, manifest: dict[str, Any], console: Console | None 
         f"Proof:   logits equal the masked original's up to {proof['max_difference']:.1e} "
         f"on {proof['tokens']:,} tokens"
     )
-    console.print(
-        f"Where:   {escape(str(folder))}  (README.md, evaluation.json, pruning_manifest.json)"
-    )
+    console.print(f"Where:   {escape(str(folder))}  (report.html, README.md, evaluation.json)")
 
 
 def show_verification(found: dict[str, Any], console: Console | None = None) -> None:

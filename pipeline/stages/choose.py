@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
 from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
 from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores, uniform
+from pipeline.selection.histogram import histogram
 from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base
@@ -27,6 +29,8 @@ from pipeline.surgery.coordinates import can_have_heads
 from pipeline.surgery.masking import Maps, masked
 from pipeline.surgery.projections import projections
 
+ScoreSummary = dict[str, Any]  # figures, and a histogram
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -36,14 +40,15 @@ class Choice:
         plan: what is kept.
         maps: how it stands in for the rest.
         measurement: statistics that it was chosen from.
-        score_summary: of the scores of all units and of the removed ones.
+        score_summary: of the scores of all units and of the removed ones, by unit kind, with
+            their distribution; and what the shape policies cost.
         shape: what a checkpoint may say of the plan.
     """
 
     plan: Plan
     maps: Maps
     measurement: Measurement
-    score_summary: dict[str, dict[str, float]]
+    score_summary: dict[str, ScoreSummary]
     shape: Shape
 
 
@@ -132,9 +137,9 @@ def _measure(
 
 def _plan(
     base: Base, recipe: Recipe, measurement: Measurement, portion: float, previous: Plan | None
-) -> tuple[Plan, dict[str, dict[str, float]]]:
+) -> tuple[Plan, dict[str, ScoreSummary]]:
     sizes = base.dimensions
-    summary: dict[str, dict[str, float]] = {}
+    summary: dict[str, ScoreSummary] = {}
     ffn = [list(range(sizes.neurons))] * sizes.layers
     if recipe.select.ffn.fraction:
         scores_LU, protected_LU = _ffn_scores(base, recipe.select.ffn, measurement, recipe.seed)
@@ -145,7 +150,7 @@ def _plan(
         ranked = Ranked(sizes, scores_LU, protected_LU, fraction, multiple)
         ffn = ranked.kept(recipe.select.policy)
         summary["ffn"] = _summary(scores_LU, ffn) | {"protected": float(protected_LU.sum())}
-        summary["shapes"] = ranked.costs()
+        summary["shapes"] = dict(ranked.costs())
     queries = [list(range(sizes.heads))] * sizes.layers
     groups = [list(range(sizes.kv_heads))] * sizes.layers
     if recipe.select.attention.fraction:
@@ -284,10 +289,11 @@ def _keep_removed(scores_LU: Tensor, previous: Plan | None, removed: object) -> 
         scores_LU[layer, list(removed(previous, layer))] = torch.inf
 
 
-def _summary(scores_LU: Tensor, kept: list[list[int]]) -> dict[str, float]:
+def _summary(scores_LU: Tensor, kept: list[list[int]]) -> ScoreSummary:
+    removed_LU = removed(scores_LU, kept)
     finite = scores_LU[scores_LU.isfinite()]
-    chosen = scores_LU[removed(scores_LU, kept) & scores_LU.isfinite()]
-    summary = {"mean": float(finite.mean()), "highest": float(finite.max())}
+    chosen = scores_LU[removed_LU & scores_LU.isfinite()]
+    summary: ScoreSummary = {"mean": float(finite.mean()), "highest": float(finite.max())}
     if chosen.numel():  # a step whose rounded width is the last one's removes nothing new
         summary |= {"lowest_removed": float(chosen.min()), "mean_removed": float(chosen.mean())}
-    return summary
+    return summary | {"histogram": histogram(scores_LU, removed_LU)}

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import __version__
 from pipeline.cache import read_json, same_json
 from pipeline.evaluation.results import Evaluation, TaskResult
 from pipeline.export.manifest import NAME as MANIFEST
-from pipeline.release.card import NAME as CARD
-from pipeline.release.card import card_text
 from pipeline.release.checks.findings import Finding, printable
+from pipeline.release.checks.made import check_made
 
 EVALUATION = "evaluation.json"
 SHOWN_DIFFERENCES = 100
@@ -30,14 +28,14 @@ MODELS = ("base", "pruned", "control")
 def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Finding], list[str]]:
     """Compare what the files of a release say of its results with what its manifest says.
 
-    `evaluation.json` and the card are made from the manifest; a release may leave them out, and
-    the card of another version cannot be made again.
+    `evaluation.json`, the card and the report are made from the manifest; a release may leave them
+    out, and what another version made of it cannot be made again.
 
     Returns:
         What is said otherwise, and what could not be compared.
     """
     claimed = manifest.get("evaluation")
-    findings, notes = [], []
+    findings = []
     if manifest.get("verdict") != _object(claimed).get("verdict"):
         findings.append(Finding(MANIFEST, "its verdict is not that of its evaluation"))
     if (path := folder / EVALUATION).is_file():
@@ -49,30 +47,8 @@ def check_one_voice(folder: Path, manifest: Mapping[str, Any]) -> tuple[list[Fin
             same = False
         if not same:
             findings.append(Finding(EVALUATION, "is not what the manifest says of the evaluation"))
-    path = folder / CARD
-    if path.is_file() and not of_this_version(manifest):
-        notes.append(
-            f"not compared: the card, which version {_shown(_version(manifest))} is said to have "
-            f"made; this is {__version__}"
-        )
-    elif path.is_file():
-        try:
-            made = card_text(dict(manifest)).encode()
-        except Exception as error:  # whatever a template meets in a manifest that lies
-            findings.append(Finding(MANIFEST, f"no card can be made of it ({error!r})"))
-        else:
-            if path.stat().st_size != len(made) or path.read_bytes() != made:
-                findings.append(Finding(CARD, "is not the card that the manifest gives"))
-    return findings, notes
-
-
-def of_this_version(manifest: Mapping[str, Any]) -> bool:
-    """Whether a release is said to be of this version, so that its words can be made again."""
-    return bool(_version(manifest) == __version__)
-
-
-def _version(manifest: Mapping[str, Any]) -> Any:
-    return _object(manifest.get("environment")).get("unlearn-pipeline")
+    wrong, notes = check_made(folder, manifest)
+    return findings + wrong, notes
 
 
 def check_evaluation(

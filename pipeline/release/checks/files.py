@@ -15,6 +15,8 @@ from pipeline.export.checkpoint import companions
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
 from pipeline.release.checks.findings import Finding
+from pipeline.release.report.figures import NAMES as RESULTS
+from pipeline.release.report.network import NAMES as NETWORK
 
 SIGNATURE = "model.sig"
 OUTSIDE = (MANIFEST, SIGNATURE, ".gitattributes")  # the only files that are not in the hashes
@@ -28,7 +30,13 @@ EXTRA = "extra"
 EXTRA_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 EXTRA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".md", ".txt", ".csv")
 # Results: for `validate`.
-CLAIMS = ("README.md", "evaluation.json", "samples/*/*.jsonl")
+CLAIMS = (
+    "README.md",
+    "report.html",
+    *(f"figures/{name}.svg" for name in (*RESULTS, *NETWORK)),
+    "evaluation.json",
+    "samples/*/*.jsonl",
+)
 EXPLAINED = (*CLAIMS, *(f"{EXTRA}/*{suffix}" for suffix in EXTRA_SUFFIXES))
 # The library that wrote the file signs it. A base that was converted is signed by the reader's own
 # version, so two that this program can run on may differ; of older ones some change the tokenizer.

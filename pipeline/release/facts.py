@@ -1,0 +1,48 @@
+"""What the card and the report both say of a manifest."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+KINDS = {
+    "ffn": "FFN neurons",
+    "query_heads": "query heads",
+    "kv_heads": "kv heads",
+    "experts": "experts",
+}
+
+
+class RemovedUnits(NamedTuple):
+    """Units of one kind that are gone, out of how many."""
+
+    kind: str
+    gone: int
+    total: int
+
+
+def named_base(origin: dict[str, Any]) -> str:
+    """The base as `--base` takes it."""
+    if "repository" not in origin:
+        return "path/of/the/base"
+    return "@".join(origin[key] for key in ("repository", "commit") if key in origin)
+
+
+def removed_units(units: dict[str, Any]) -> list[RemovedUnits]:
+    """Kinds of which something was removed."""
+    return [
+        RemovedUnits(KINDS[kind], unit["total"] - unit["kept"], unit["total"])
+        for kind, unit in units.items()
+        if unit["kept"] < unit["total"]
+    ]
+
+
+def baselines(select: dict[str, Any]) -> list[str]:
+    """Unit kinds that were cut by a score which knows nothing of forget and retain texts."""
+    kinds = {"ffn": "FFN neurons", "attention": "heads"}
+    return [
+        f"{words} ({select[kind]['score']})"
+        for kind, words in kinds.items()
+        if kind in select
+        and select[kind]["fraction"]
+        and select[kind]["score"] in ("random", "magnitude")
+    ]
