@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
+from pipeline.cli_curve import curve
 from pipeline.cli_options import (
     BaseOption,
     CacheOption,
@@ -313,6 +314,7 @@ def export(
 
 
 app.command()(publish)
+app.command()(curve)
 
 
 @app.command()
