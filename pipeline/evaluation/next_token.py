@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from lm_eval.api.instance import Instance
 
 from pipeline.errors import InputError
 from pipeline.evaluation.model import RollingScore
@@ -69,6 +70,24 @@ def documents_of(texts: Iterable[str], tokenizer: Any, tokens: int) -> list[Docu
         documents.append({"text": text})
         count += len(tokenizer(text, add_special_tokens=False)["input_ids"])
     return documents
+
+
+def predict(lm: Any, documents: Sequence[Document]) -> dict[str, list[tuple[float, float]]]:
+    """Ask a loaded model for the next tokens of documents, without lm-eval's evaluator.
+
+    Returns:
+        By metric, of each document a numerator and a denominator.
+    """
+    requests = [
+        Instance("loglikelihood_rolling", document, (document["text"],), number)
+        for number, document in enumerate(documents)
+    ]
+    scores = lm.loglikelihood_rolling(requests)
+    found: dict[str, list[tuple[float, float]]] = {metric: [] for metric in METRICS}
+    for document, score in zip(documents, scores, strict=True):
+        for metric, pair in process_results(document, [score]).items():
+            found[metric].append(pair)
+    return found
 
 
 def process_results(doc: Document, results: Sequence[float]) -> dict[str, tuple[float, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -54,7 +54,14 @@ class Choice:
 
 def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Choice:
     """Select units, scoring again after each step if the recipe asks for several."""
-    steps = recipe.select.steps
+    *_, last = choices(base, recipe, measurer, progress)
+    measurer.release()
+    return last
+
+
+def choices(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Iterator[Choice]:
+    """Yield what is selected after each step; the next one is scored when it is asked for."""
+    steps, shape = recipe.select.steps, _shape(recipe)
     plan: Plan | None = None
     maps: Maps = {}
     measurement: Measurement | None = None
@@ -64,10 +71,11 @@ def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -
         measurement = _measure(base, recipe, measurer, plan, maps, measurement)
         plan, summary = _plan(base, recipe, measurement, step / steps, plan)
         maps = compensate(base, recipe, measurement, plan, progress)
-    assert plan is not None and measurement is not None
-    measurer.release()
-    shape = Shape(recipe.select.policy == "ragged", recipe.select.attention.relabel)
-    return Choice(plan, maps, measurement, summary, shape)
+        yield Choice(plan, maps, measurement, summary, shape)
+
+
+def _shape(recipe: Recipe) -> Shape:
+    return Shape(recipe.select.policy == "ragged", recipe.select.attention.relabel)
 
 
 def compensate(

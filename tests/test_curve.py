@@ -1,0 +1,135 @@
+"""`unlearn curve` on a tiny model that has learned its two texts."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command import Unlearn
+from tiny_models import base_of, load, make_model
+from tiny_recipe import CODE, PROSE, write_recipe
+
+from pipeline.cache import read_json
+
+
+def cycle(words: list[str], start: int, length: int) -> str:
+    """The words in their order, again and again."""
+    return " ".join(words[i % len(words)] for i in range(start, start + length))
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that is better than chance on both texts."""
+    folder = make_model(tmp_path_factory.mktemp("learned"))
+    model, tokenizer = load(folder, torch.float32), base_of(folder).tokenizer
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    torch.manual_seed(0)
+    lines = [cycle(words, start, 30) for words in (CODE, PROSE) for start in range(8)]
+    rows = [tokenizer(line)["input_ids"][:40] for line in lines]
+    ids = torch.tensor([row[: min(map(len, rows))] for row in rows])
+    for _ in range(60):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, learned: Path) -> Path:
+    """A recipe whose texts are the cycles that the model has learned."""
+    path = write_recipe(tmp_path / "recipe", learned, gates=[])
+    for name, words in (("code", CODE), ("prose", PROSE)):
+        texts = [cycle(words, start, 20 + start % 7) for start in range(120)]
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts))
+        (path.parent / f"{name}.jsonl").write_text(lines)
+    return path
+
+
+def result_of(unlearn: Unlearn, recipe: Path, *options: str) -> dict[str, Any]:
+    result = unlearn(
+        "curve", recipe, "--json", "--fractions", "0.25,0.5", "--tokens", "200", *options
+    )
+    assert result.code == 0, result.err
+    found: dict[str, Any] = json.loads(result.out.splitlines()[-1])
+    return found
+
+
+def test_every_setting_is_drawn(unlearn: Unlearn, recipe: Path) -> None:
+    found = result_of(unlearn, recipe, "--settings", "all")
+    rows = list(csv.DictReader(Path(found["folder"], "points.csv").read_text().splitlines()))
+    assert {row["setting"] for row in rows} == set(found["figures"])
+    assert read_json(Path(found["folder"], "figures.json"))["figures"] == found["figures"]
+    for setting, figures in found["figures"].items():
+        assert set(figures) == {"headline", "at_0.01", "at_0.02", "at_0.05", "area"}, setting
+        for figure in figures.values():
+            assert figure["low"] <= figure["high"]
+
+
+def test_a_second_run_asks_nothing_and_another_setting_only_its_own(
+    unlearn: Unlearn, recipe: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = result_of(unlearn, recipe, "--settings", "recipe,random")
+    asked: list[str] = []
+    monkeypatch.setattr("pipeline.curve.predict", lambda lm, documents: asked.append(lm.label))
+    assert result_of(unlearn, recipe, "--settings", "recipe,random") == first
+    assert asked == []
+
+
+def test_a_setting_of_ones_own_is_what_the_recipe_would_select(
+    unlearn: Unlearn, recipe: Path
+) -> None:
+    found = result_of(
+        unlearn, recipe, "--settings", "magnitude", "--also", "mine:select.ffn.score=magnitude"
+    )
+    rows = [{**row, "setting": ""} for row in found["points"]]
+    assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
+    assert found["figures"]["mine"] == found["figures"]["magnitude"]
+
+
+def test_masks_give_what_the_checkpoint_gives(unlearn: Unlearn, recipe: Path) -> None:
+    """A point against an ordinary run of the same fraction, evaluated by lm-eval."""
+    found = result_of(unlearn, recipe, "--settings", "recipe")
+    point = next(row for row in found["points"] if row["fraction"] == 0.25)
+    assert unlearn("run", recipe, "--quiet").code == 0
+    tasks = read_json(Path("out/tiny/evaluation.json"))["pruned"]["tasks"]
+    for name in ("code", "prose"):
+        metrics = tasks[f"next_token_{name}"]["metrics"]
+        assert point[f"top1 {name}"] == pytest.approx(metrics["top1"], abs=1e-6)
+        assert point[f"loss {name}"] == pytest.approx(metrics["loss"], abs=1e-4)
+
+
+def test_steps_are_scored_again(unlearn: Unlearn, recipe: Path) -> None:
+    found = result_of(unlearn, recipe, "--settings", "taker-abs")
+    fractions = [row["fraction"] for row in found["points"]]
+    assert fractions[:3] == pytest.approx([0.02, 0.04, 0.06])
+    drops = [row["retain_drop"] for row in found["points"]]
+    assert all(drop <= 0.3 for drop in drops[:-1])  # and stops behind the limit
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--settings", "takr"], "there is no setting 'takr'"),
+        (["--also", "mine"], "'mine' is no setting"),
+        (["--also", "mine:select.ffn.scor=ratio"], "did you mean `score`"),
+        (["--fractions", "0.1,ten"], "are no fractions"),
+        (["--fractions", "1.5"], "are no fractions"),
+        (["--set", "retain.0.use=scored"], "no retain text is held out"),
+    ],
+)
+def test_bad_input(unlearn: Unlearn, recipe: Path, options: list[str], words: str) -> None:
+    result = unlearn("curve", recipe, *options)
+    assert result.code == 2 and words in result.err and "Traceback" not in result.err
+    assert not Path("out").exists()
+
+
+def test_a_base_that_knows_nothing(unlearn: Unlearn, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe", make_model(tmp_path / "random"))
+    result = unlearn("curve", recipe, "--tokens", "20")
+    assert result.code == 2 and "no drop is a share of that" in result.err
