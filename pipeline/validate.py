@@ -149,7 +149,6 @@ def validate(
                 theirs,
                 judgement.evaluations,
                 judgement.verdict,
-                loaded.recipe.statistics,
                 same_words=of_this_version(release.manifest),
             ),
         ):

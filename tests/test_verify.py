@@ -95,6 +95,15 @@ def link_out(folder: Path) -> None:
     inside.symlink_to(outside)
 
 
+def sample(name: str) -> Change:
+    def apply(folder: Path) -> None:
+        path = folder / "samples" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+
+    return apply
+
+
 def index_of(name: str) -> Change:
     """Let an index name the weights' file anything."""
 
@@ -523,6 +532,12 @@ TAMPERINGS: dict[str, tuple[Change, str]] = {
         edit(MANIFEST, lambda m: m["tensors"].update(masked=[])),
         "tensors.masked is said",
     ),
+    "a hidden sample": (sample(".git/x.jsonl"), "samples/.git/x.jsonl"),
+    "a sample with a line's end": (sample("base/x\n# PASS.jsonl"), "explains this file"),
+    "no unit at all": (
+        edit(MANIFEST, lambda m: m["plan"]["layers"][0].update(query_heads=[None])),
+        "plan cannot be read",
+    ),
     "an empty folder": (lambda folder: (folder / "tokenizer.model").mkdir(), "tokenizer.model/"),
     "a folder as the signature": (lambda folder: (folder / "model.sig").mkdir(), "model.sig/"),
     "a link to elsewhere": (link_out, "is a link to a place outside of the release"),
@@ -738,7 +753,8 @@ def test_a_claim_about_the_bases_files_is_checked(release: Any) -> None:
 def test_what_a_download_leaves_is_no_part_of_the_release(release: Any) -> None:
     made = release()
     (made.folder / ".gitattributes").write_text("*.safetensors filter=lfs")
-    for name in (".gitignore", "CACHEDIR.TAG", "download/x.metadata", "download/samples/x.lock"):
+    small = ("CACHEDIR.TAG", "download/x.metadata", "download/samples/x.lock", "trees/1a2b.json")
+    for name in (".gitignore", *small):
         of_download(name)(made.folder)
     assert made.verify()[0] == 0
 

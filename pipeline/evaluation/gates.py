@@ -125,7 +125,7 @@ def judge(
     for gate in gates:
         if (reference := references[gate.against]) is None:
             raise ValueError("a gate compares with a control, and there is none")
-        results.append(_judge(gate, reference, pruned, statistics, level))
+        results.append(judge_gate(gate, reference, pruned, statistics, level))
     decisions = {result.decision for result in results}
     order: tuple[Decision, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
     worst: Decision = next((each for each in order if each in decisions), "UNJUDGED")
@@ -174,9 +174,22 @@ def in_words(gate: Gate, drops: Sequence[Drop], low: float | None, high: float |
     return f"{said} ({_limit(gate)} {_amount(gate, gate.bound)})"
 
 
-def _judge(
+def judge_gate(
     gate: Gate, reference: Evaluation, pruned: Evaluation, statistics: Statistics, level: float
 ) -> GateResult:
+    """Judge a pruned model by one gate.
+
+    Args:
+        gate: the gate.
+        reference: what the model is compared with: its base, or the control.
+        pruned: the model.
+        statistics: how many documents are needed, and with what power more would be.
+        level: of this gate alone.
+
+    Raises:
+        InputError: a task or the metric was not measured.
+        BrokenError: the two models were not asked about the same documents.
+    """
     found = [_drop_on(task, gate, reference, pruned, statistics, level) for task in gate.tasks]
     drops = [drop for drop, _ in found]
     drop = drops[0].drop - sum(other.drop for other in drops[1:])

@@ -20,7 +20,8 @@ from transformers.utils import logging as transformers_logging
 from pipeline.cache import read_json, write_json
 from pipeline.errors import InputError
 
-FORMAT_VERSION = 1  # part of the cache key: raise it when the converted folder changes
+SIGNED = "5.0.0"  # the oldest version of the library on which this program runs
+FORMAT_VERSION = 2  # part of the cache key: raise it when the converted folder changes
 LIBRARY_VERSION = version("gguf")
 
 # Pre-tokenisers (`tokenizer.ggml.pre`) that split off every digit before anything else.
@@ -160,8 +161,11 @@ def _tidy(folder: Path) -> None:
     for key in ("is_local", "local_files_only", "backend"):
         settings.pop(key, None)
     write_json(path, settings)
-    generation = folder / "generation_config.json"
-    write_json(generation, {k: v for k, v in read_json(generation).items() if k[0] != "_"})
+    for name in ("config.json", "generation_config.json"):
+        content = {k: v for k, v in read_json(folder / name).items() if k[0] != "_"}
+        if "transformers_version" in content:  # whichever converts it, the folder is the same
+            content["transformers_version"] = SIGNED
+        write_json(folder / name, content)
     for file in folder.iterdir():
         file.chmod(0o644)
 

@@ -75,12 +75,13 @@ class CompensationMap:
         finite = stored_HS.sum(dtype=torch.float64).isfinite()  # else nothing explains it
         if finite and torch.equal(rounded_HS, stored_HS):
             return 0
-        wrong_HS, infinite_HS = rounded_HS != stored_HS, ~stored_HS.isfinite()
         terms_HS = replace(self, map_PS=self.map_PS.abs())._exact(weight_HU.abs())
         error_HS = terms_HS * self._rounding
-        for bound_HS in (exact_HS - error_HS, exact_HS + error_HS):
-            wrong_HS &= bound_HS.to(self.dtype) != stored_HS
-        return int((wrong_HS | infinite_HS).sum())
+        low_HS, high_HS = (
+            each.to(self.dtype) for each in (exact_HS - error_HS, exact_HS + error_HS)
+        )
+        within_HS = (low_HS <= stored_HS) & (stored_HS <= high_HS)
+        return int((~within_HS | ~stored_HS.isfinite()).sum())
 
     @property
     def _rounding(self) -> float:

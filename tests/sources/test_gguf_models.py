@@ -44,6 +44,17 @@ def test_folder_is_plain(converted: Path) -> None:
     assert all(file.stat().st_mode & 0o777 == 0o644 for file in converted.iterdir())
 
 
+def test_any_version_of_the_library_makes_the_same_folder(
+    tmp_path: Path, gguf_file: Path, converted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever verifies a release converts the base anew, and compares its files to the byte."""
+    for module in ("configuration_utils", "generation.configuration_utils"):
+        monkeypatch.setattr(f"transformers.{module}.__version__", "5.99.0")
+    convert(gguf_file, "float32", tmp_path)
+    for file in converted.iterdir():
+        assert (tmp_path / file.name).read_bytes() == file.read_bytes(), file.name
+
+
 def test_dtype(tmp_path: Path, gguf_file: Path) -> None:
     convert(gguf_file, "bfloat16", tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16

@@ -143,3 +143,20 @@ def test_a_map_so_large_that_it_explains_anything_explains_nothing() -> None:
     for map_PS, wrong in ((torch.randn(2, 10), 0), (large_PS, 320)):
         own = CompensationMap(tuple(range(10)), (10, 11), map_PS, torch.bfloat16)
         assert own.unexplained(weight_HU, own.kept_columns(weight_HU)) == wrong
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_sum_in_another_order_is_explained(dtype: torch.dtype) -> None:
+    """In float64 it is rounded to values between the ends of its bound."""
+    torch.manual_seed(0)
+    weight_HU = torch.randn(64, 200, dtype=torch.float64).to(dtype)
+    own = CompensationMap(tuple(range(100)), tuple(range(100, 200)), torch.randn(100, 100), dtype)
+    turned = torch.arange(99, -1, -1)
+    other_HS = weight_HU[:, :100].double()
+    other_HS = other_HS + weight_HU[:, 100:].double()[:, turned] @ own.map_PS.double()[turned]
+    stored_HS = other_HS.to(dtype)
+    if dtype == torch.float64:
+        assert not torch.equal(stored_HS, own.kept_columns(weight_HU))
+    assert own.unexplained(weight_HU, stored_HS) == 0
+    stored_HS[3, 5] *= 1.02
+    assert own.unexplained(weight_HU, stored_HS) == 1

@@ -24,6 +24,7 @@ OUTSIDE = (MANIFEST, SIGNATURE, ".gitattributes")  # the only files that are not
 DOWNLOAD = ".cache/huggingface"
 OF_DOWNLOAD = (".gitignore", "CACHEDIR.TAG")  # and *.lock and *.metadata in download/
 OF_DOWNLOAD_BYTES = 4096
+TREE_BYTES = 1 << 20  # of trees/*.json, which lists every file of the repository
 COMPARED_BYTES = 1 << 22  # at a time
 # What publishing may add, in a folder of its own: no loader reads it, and nothing vouches for it.
 EXTRA = "extra"
@@ -37,6 +38,7 @@ CLAIMS = (
     "evaluation.json",
     "samples/*/*.jsonl",
 )
+PLAIN = re.compile(r"[^/\x00-\x20.][^/\x00-\x1f]*(/[^/\x00-\x20.][^/\x00-\x1f]*)*")
 EXPLAINED = (*CLAIMS, *(f"{EXTRA}/*{suffix}" for suffix in EXTRA_SUFFIXES))
 # The library that wrote the file signs it. A base that was converted is signed by the reader's own
 # version, so two that this program can run on may differ; of older ones some change the tokenizer.
@@ -132,8 +134,9 @@ def check_contents(
             found.append(Finding(name, f"differs from {whose}"))
     known = {"config.json", *([MAPS] if maps else []), *expected, *weights}
     for name in sorted(released_files(folder)):
-        if name not in known and not any(
-            PurePosixPath(f"/{name}").match(f"/{c}") for c in EXPLAINED
+        if name not in known and not (
+            PLAIN.fullmatch(name)
+            and any(PurePosixPath(f"/{name}").match(f"/{c}") for c in EXPLAINED)
         ):
             found.append(Finding(name, "neither the base nor the pruning explains this file"))
     return found
@@ -143,11 +146,13 @@ def _left_by_download(path: Path, name: str) -> bool:
     """Whether a file is one that a download leaves, by its name, kind and size."""
     if not name.startswith(f"{DOWNLOAD}/") or path.is_symlink() or not path.is_file():
         return False
-    parts = PurePosixPath(name.removeprefix(f"{DOWNLOAD}/"))
+    parts, size = PurePosixPath(name.removeprefix(f"{DOWNLOAD}/")), path.stat().st_size
+    if parts.match("trees/*.json") and len(parts.parts) == len(("trees", "*.json")):
+        return size <= TREE_BYTES
     listed = str(parts) in OF_DOWNLOAD or (
         parts.parts[0] == "download" and parts.suffix in (".lock", ".metadata")
     )
-    return listed and path.stat().st_size <= OF_DOWNLOAD_BYTES
+    return listed and size <= OF_DOWNLOAD_BYTES
 
 
 def _is_inside(path: Path, folder: Path) -> bool:

@@ -18,6 +18,7 @@ from pipeline.evaluation.gates import (
     decide,
     drop_of,
     in_words,
+    judge_gate,
 )
 from pipeline.evaluation.results import Evaluation
 from pipeline.recipe import Gate, Statistics
@@ -48,48 +49,49 @@ def check_gates(
     recipe: Any,
     measured: Mapping[str, Evaluation],
     verdict: Verdict,
-    statistics: Statistics,
     *,
     same_words: bool,
 ) -> tuple[list[Finding], list[str]]:
-    """Compare claimed gates with the claimed recipe and figures, and with the same gates measured.
+    """Compare claimed gates with the claimed recipe and figures, and with what was measured here.
+
+    A claimed gate is judged anew, by its own statistics, on the measurements of the same documents.
 
     Args:
         claimed: what the release says of its evaluation; it follows the manifest's schema.
         recipe: the recipe that the release says it was made by.
         measured: by model, the evaluation that was just run.
         verdict: what the validator's gates say of it.
-        statistics: how sure the validator's gates must be.
         same_words: the release is said to be of this version, which knows how gates are worded.
 
     Returns:
         What does not follow, and what could not be compared.
     """
-    gates: list[dict[str, Any]] = claimed["gates"]
-    contradictions = _contradictions(claimed, recipe, same_words)
-    findings = [Finding(EVALUATION, what) for what in contradictions]
     notes = [] if same_words else ["not compared: the words of its gates, of another version"]
-    own = {_name(_definition(result.gate.model_dump())): result for result in verdict.gates}
-    same_tests = _statistics(recipe) == statistics and math.isclose(
-        claimed["level_of_each_gate"], verdict.level
-    )
-    for gate in gates:
-        name = _name(_definition(gate))
-        result = own.get(name)
-        if result is None or not same_tests or not _same_items(result.gate, claimed, measured):
-            notes.append(f"a gate of the release was not compared with one of yours: {name}")
-            continue
-        for what, certain in _differences(gate, result, same_words):
-            line = f"its gate on {gate['task']} {gate['metric']} {what}"
-            if certain:
-                findings.append(Finding(EVALUATION, line))
-            else:
-                notes.append(f"{line}; its limit lies between both figures")
     if claimed["verdict"] != verdict.decision:
         notes.append(
             f"the release says {claimed['verdict']} of itself; your gates and measurements say "
             f"{verdict.decision}"
         )
+    contradictions = list(_contradictions(claimed, recipe, same_words))
+    findings = [Finding(EVALUATION, what) for what in contradictions]
+    if (statistics := _statistics(recipe)) is None:
+        return findings, notes
+    for claim in claimed["gates"]:
+        gate = _gate(claim)
+        if gate is None or not _same_items(gate, claimed, measured):
+            notes.append(
+                "a gate of the release was not compared, since its figures are of other items: "
+                f"{_name(_definition(claim))}"
+            )
+            continue
+        models = measured[gate.against], measured["pruned"]
+        result = judge_gate(gate, *models, statistics, claimed["level_of_each_gate"])
+        for what, certain in _differences(claim, result, same_words):
+            line = f"its gate on {gate.task} {gate.metric} {what}"
+            if certain:
+                findings.append(Finding(EVALUATION, line))
+            else:
+                notes.append(f"{line}; its limit lies between both figures")
     return findings, notes
 
 
@@ -97,13 +99,13 @@ def _contradictions(claimed: dict[str, Any], recipe: Any, same_words: bool) -> I
     """Yield what the release says of its gates and its own recipe and figures do not give."""
     gates, statistics = claimed["gates"], _statistics(recipe)
     try:
-        stated = [_definition(Gate.model_validate(gate).model_dump()) for gate in recipe["gates"]]
+        stated = [Gate.model_validate(gate) for gate in recipe["gates"]]
     except (KeyError, TypeError, ValidationError):
         statistics = None
     if statistics is None:
         yield "the gates of its recipe cannot be read"
         return
-    if [_definition(gate) for gate in gates] != stated:
+    if [_gate(claim) for claim in gates] != stated:
         yield "its gates are not those of its recipe"
         return
     level = statistics.level / max(len(gates), 1)
@@ -112,14 +114,14 @@ def _contradictions(claimed: dict[str, Any], recipe: Any, same_words: bool) -> I
     decisions = {gate["decision"] for gate in gates}
     if claimed["verdict"] != next((each for each in WORST_FIRST if each in decisions), "UNJUDGED"):
         yield f"its verdict {claimed['verdict']} is not that of its gates"
-    for gate, fields in zip(gates, stated, strict=True):
-        own = Gate.model_validate(fields)
-        drops = _from_figures(own, claimed)
+    for claim, gate in zip(gates, stated, strict=True):
+        drops = _from_figures(gate, claimed)
         drop = drops[0].drop - sum(other.drop for other in drops[1:])
         given = {"base": drops[0].before, "pruned": drops[0].after, "drop": drop}
-        wrong = [key for key, value in given.items() if not _close(gate[key], value, ARITHMETIC)]
-        for key in wrong or _does_not_follow(gate, own, drops, same_words):
-            yield f"{key} of its gate on {_name(fields)} is not what its figures give"
+        wrong = [key for key, value in given.items() if not _close(claim[key], value, ARITHMETIC)]
+        for key in wrong or _does_not_follow(claim, gate, drops, same_words):
+            name = _name(_definition(claim))
+            yield f"{key} of its gate on {name} is not what its figures give"
 
 
 def _does_not_follow(
@@ -129,7 +131,7 @@ def _does_not_follow(
     low, high = claim["drop_low"], claim["drop_high"]
     broken = not all(math.isfinite(each.after) for each in drops)
     known = low is not None and high is not None
-    if (low is None) != (high is None) or (known and not low <= claim["drop"] <= high):
+    if (low is None) != (high is None) or (known and not low <= _number(claim["drop"]) <= high):
         yield "the interval"
     decision: Decision = "INCONCLUSIVE"
     if broken or known:
@@ -233,6 +235,7 @@ def _same_items(gate: Gate, claimed: Any, measured: Mapping[str, Evaluation]) ->
     return all(
         model in measured
         and task in measured[model].tasks
+        and gate.metric in measured[model].tasks[task].metrics
         and _task(claimed, model, task).get("documents") == measured[model].tasks[task].documents
         for model in (gate.against, "pruned")
         for task in gate.tasks
@@ -242,6 +245,14 @@ def _same_items(gate: Gate, claimed: Any, measured: Mapping[str, Evaluation]) ->
 def _task(claimed: Any, model: str, task: str) -> dict[str, Any]:
     figures = ((claimed.get(model) or {}).get("tasks") or {}).get(task)
     return figures if isinstance(figures, dict) else {}
+
+
+def _gate(claim: Mapping[str, Any]) -> Gate | None:
+    """The gate of a claim, whatever format it was written in; None if it is none."""
+    try:
+        return Gate.model_validate(_definition(claim))
+    except ValidationError:
+        return None
 
 
 def _definition(gate: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,9 +31,10 @@ def read_plan(
     """
     try:
         plan = Plan.from_dict(manifest["plan"])
+        problems = _problems(plan, sizes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         return None, [Finding(MANIFEST, f"its plan cannot be read ({error!r})")]
-    problems = _problems(plan, sizes) or list(_refused(plan, shape, architecture, sizes, config))
+    problems = problems or list(_refused(plan, shape, architecture, sizes, config))
     return (None if problems else plan), [Finding(MANIFEST, problem) for problem in problems]
 
 
