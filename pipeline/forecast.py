@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -189,6 +190,9 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
     ):
         total, left = getattr(sizes, kind), getattr(kept, kind)
         gone = total - left
+        if policy == "ragged" and "heads" in kind and recipe.select.attention.unit == "kv_group":
+            lines.append(_ragged_heads(name, total, sizes, recipe.select.attention.fraction))
+            continue
         mean = " on average" if policy != "uniform" and kind == "ffn" and gone else ""
         times = sizes.layers * (max(sizes.experts, 1) if kind == "ffn" else 1)
         lines.append(
@@ -209,6 +213,16 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
         elif kind == "heads":
             lines[-1] += head_note(recipe.select.attention.fraction, left, total)
     return lines
+
+
+def _ragged_heads(name: str, total: int, sizes: Dimensions, fraction: float) -> str:
+    """What whole groups that are ranked together leave; which layers lose them is not known yet."""
+    groups, each = sizes.layers * sizes.kv_heads, total // sizes.kv_heads
+    gone = int(groups * Fraction(str(fraction))) * each
+    return (
+        f"{name}: {total:,} → {total - gone / sizes.layers:.4g} on average in each of "
+        f"{sizes.layers} layers ({gone:,} of {groups * each:,} removed, {gone / groups / each:.1%})"
+    )
 
 
 def _widths(recipe: Recipe, sizes: Dimensions, experts: int) -> list[int]:

@@ -361,6 +361,14 @@ def test_inspect_says_what_a_model_is_made_of(unlearn: Unlearn, tiny_base: TinyB
     assert unlearn("inspect", "gone").code == 2
 
 
+@pytest.mark.parametrize("family", ["phi3_long", "phi_normed"])
+def test_heads_that_a_config_cannot_say_are_not_promised(
+    unlearn: Unlearn, tiny_base: TinyBase, family: str
+) -> None:
+    code, out, _ = unlearn("inspect", tiny_base(family).model.path)
+    assert code == 0 and "no smaller number; policy padded leaves zeros in their place" in out
+
+
 def test_what_is_said_of_a_mixture_of_experts(
     unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path
 ) -> None:
@@ -421,6 +429,12 @@ def test_check_and_run_say_which_number_of_heads_is_the_nearest(
     assert line in " ".join(out.split())
     _, _, err = unlearn("run", recipe, "--set", "select.attention.fraction=0.2")
     assert f"query_heads: 6 of 18 removed (33.3%); {note}" in " ".join(err.split())
+    ragged = ["--set", "select.policy=ragged", "--set", "select.attention.fraction=0.12"]
+    _, out, _ = unlearn("check", recipe, *ragged)
+    line = "query heads: 6 → 5.333 on average in each of 3 layers (2 of 18 removed, 11.1%)"
+    assert line in " ".join(out.split()) and "nearest number" not in out
+    _, _, err = unlearn("run", recipe, *ragged)
+    assert "query_heads: 2 of 18 removed (11.1%)" in " ".join(err.split())
     relabelled = ["--set", "select.attention.relabel=true"]
     _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2", *relabelled)
     assert "query heads: 6 → 5 in each of 3 layers" in " ".join(out.split())

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is n
 
 def in_bash(script: str, folder: Path, **environment: str) -> str:
     done = subprocess.run(
-        ["bash", "--norc", "-c", script],
+        ["bash", "--norc", "-c", f"{script}\nexit $?"],  # bash stays, and is the shell that is seen
         cwd=folder,
         env=os.environ | {"HOME": str(folder)} | environment,
         capture_output=True,

@@ -44,8 +44,19 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "nemotron": {},
     "starcoder2": {},
     "phi": {"partial_rotary_factor": 0.5},
+    "phi_normed": {"model_type": "phi", "partial_rotary_factor": 0.5, "qk_layernorm": True},
     "glm": {"attention_bias": True, "partial_rotary_factor": 0.5},
     "phi3": {},
+    "phi3_long": {
+        "model_type": "phi3",
+        "original_max_position_embeddings": 256,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10000.0,
+            "short_factor": [1.0, 1.1, 1.2, 1.3],
+            "long_factor": [2.0, 2.1, 2.2, 2.3],
+        },
+    },
     "gpt2": {**OWN_KEYS, "n_inner": 64},
     "gpt_neo": {
         **OWN_KEYS,

@@ -36,11 +36,13 @@ BLOOM = Architecture(
         key_value_heads="num_attention_heads",
         head_dim=None,
     ),
+    unlike=(("slow_but_exact", True),),  # then it multiplies slices, and calls no module
 )
 
 FALCON_OF_GROUPS = replace(
     BLOOM,
     model_types=("falcon",),
+    unlike=(),
     when=(("new_decoder_architecture", True),),
     feed_forward=FeedForward(
         width="ffn_hidden_size",

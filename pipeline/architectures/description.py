@@ -230,7 +230,9 @@ class Architecture:
     Attributes:
         model_types: `model_type` values of `config.json` that this description fits.
         prefix: start of the names of a layer's modules, with `{layer}`.
-        when: config attributes that must have these values, where a family has several layouts.
+        when: config attributes that must have these values, where a family has several layouts; a
+            dot leads into a section.
+        unlike: values of config attributes with which the family computes otherwise than described.
         stored_prefix: start of the names of a layer's tensors in the checkpoint at hand. Older
             checkpoints are of the decoder alone, without the first words of `prefix`.
     """
@@ -240,6 +242,7 @@ class Architecture:
     feed_forward: FeedForward
     attention: Attention
     when: tuple[tuple[str, Any], ...] = ()
+    unlike: tuple[tuple[str, Any], ...] = ()
     stored_prefix: str = ""
 
     def module(self, layer: int, name: str) -> str:

@@ -43,7 +43,7 @@ MISTRAL = Relabel(
     model_type="mistral",
     model_class="MistralForCausalLM",
     adds=(("sliding_window", None),),
-    keeps=("max_position_embeddings", "rms_norm_eps", "hidden_act"),
+    keeps=("intermediate_size", "max_position_embeddings", "rms_norm_eps", "hidden_act"),
     requires=(("attention_bias", False), ("mlp_bias", False)),
 )
 
@@ -143,6 +143,13 @@ PHI = replace(
     attention=replace(LLAMA_LIKE.attention, output="self_attn.dense"),
 )
 
+# Its norms on queries and keys are as wide as hidden_size / heads, whatever head_dim says.
+PHI_OF_NORMS = replace(
+    PHI,
+    when=(("qk_layernorm", True),),
+    attention=replace(PHI.attention, head_counts="fixed"),
+)
+
 GLM = replace(
     LLAMA_LIKE,
     model_types=("glm",),
@@ -165,6 +172,13 @@ PHI3 = replace(
     ),
 )
 
+# Its factors are counted by hidden_size / heads, whatever head_dim says.
+PHI3_OF_LONG_CONTEXTS = replace(
+    PHI3,
+    when=(("rope_parameters.rope_type", "longrope"),),
+    attention=replace(PHI3.attention, head_counts="fixed"),
+)
+
 FAMILIES = (
     LLAMA,
     GEMMA,
@@ -174,7 +188,9 @@ FAMILIES = (
     OLMO2,
     NEMOTRON,
     STARCODER2,
+    PHI_OF_NORMS,  # before PHI, which any Phi is
     PHI,
     GLM,
+    PHI3_OF_LONG_CONTEXTS,
     PHI3,
 )

@@ -33,6 +33,7 @@ BUFFERS = (
     ".attention.bias",
     ".attention.masked_bias",
     ".rotary_emb.inv_freq",
+    ".rotary.inv_freq",
 )
 
 ARCHITECTURES = (*llama.FAMILIES, *gpt.FAMILIES, *bloom.FAMILIES, *experts.FAMILIES)
@@ -72,14 +73,30 @@ def describe(config: Any, where: str) -> Architecture:
     """
     check_described(config.model_type, where)
     for architecture in ARCHITECTURES:
-        chosen = all(getattr(config, key, None) == value for key, value in architecture.when)
+        chosen = all(_value(config, key) == value for key, value in architecture.when)
         if config.model_type in architecture.model_types and chosen:
+            for key, value in architecture.unlike:
+                if _value(config, key) == value:
+                    raise InputError(
+                        f"a {config.model_type} whose {key} is {value!r} computes otherwise than "
+                        "is described",
+                        where=where,
+                        remedy=f"set {key} of its config.json to another value, if the model "
+                        "may be computed so",
+                    )
             return architecture
     raise InputError(
         f"no description of architecture {config.model_type!r} fits this model's layout",
         where=where,
         remedy="add the layout in pipeline/architectures/ (docs/architectures.md)",
     )
+
+
+def _value(config: Any, key: str) -> Any:
+    """An attribute of a config, or what is in a section of it; None if it is not there."""
+    attribute, _, inner = key.partition(".")
+    found = getattr(config, attribute, None)
+    return found.get(inner) if inner and isinstance(found, dict) else found
 
 
 def as_stored(architecture: Architecture, names: Collection[str]) -> Architecture:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer
 
+from pipeline.architectures.registry import BUFFERS
 from pipeline.cache import digest_of_file
 from pipeline.errors import InputError
 from pipeline.export.ragged import model_class
@@ -152,10 +153,11 @@ def check_all_found(info: Mapping[str, Any], folder: Path) -> None:
             where=str(folder),
             remedy="download or copy the model again",
         )
-    if info["unexpected_keys"]:  # transformers would compute without them, and not say so
+    # transformers would compute without them, and not say so; buffers follow from the config.
+    if homeless := sorted(name for name in info["unexpected_keys"] if not name.endswith(BUFFERS)):
         raise InputError(
             "the model that its config describes has no place for stored weights: "
-            f"{', '.join(sorted(info['unexpected_keys'])[:5])}",
+            f"{', '.join(homeless[:5])}",
             where=str(folder),
             remedy="download or copy the model again: config.json and weights are of two models",
         )

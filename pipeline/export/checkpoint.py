@@ -96,7 +96,7 @@ def relabelled_config(
     dropped = {key for key, _ in relabel.requires}
     return {
         **{key: value for key, value in config.items() if key not in dropped},
-        **{key: getattr(base, key) for key in relabel.keeps},
+        **{key: getattr(base, key) for key in relabel.keeps if key not in config},
         **dict(relabel.adds),
         "model_type": relabel.model_type,
         "architectures": [relabel.model_class],
@@ -120,7 +120,8 @@ def changed_sizes(
         changed[feed_forward.width] = after.ffn
     routed = feed_forward.experts
     if routed is not None and after.experts != sizes.experts:
-        changed |= {key: after.experts for key in routed.counts if config.get(key)}
+        said = [key for key in routed.counts if config.get(key)] or [routed.counts[0]]
+        changed |= dict.fromkeys(said, after.experts)
     if routed is not None and routed.shared is not None and after.shared != sizes.shared:
         assert routed.shared.width is not None
         changed[routed.shared.width] = after.shared

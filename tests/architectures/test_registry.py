@@ -171,3 +171,10 @@ def test_zeros_stand_where_nothing_narrower_can_be_said(tiny_base: TinyBase) -> 
     assert torch.equal(after.any(dim=1), torch.tensor([e != NOTHING for e in heads.entries]))
     kept, empty = heads.kept_of(after)
     assert torch.equal(heads.place(kept), after) and not empty.any()
+
+
+def test_a_config_with_which_a_family_computes_otherwise(tiny_base: TinyBase) -> None:
+    config = tiny_base("bloom").config
+    slow = SimpleNamespace(**(config.to_dict() | {"slow_but_exact": True}))
+    with pytest.raises(InputError, match="slow_but_exact is True computes otherwise"):
+        describe(slow, "here")

@@ -29,33 +29,45 @@ TinyBase = Callable[..., Base]
 TEXTS = ("the cat sat on 12", "def x ( y ) : return z")
 TIED: dict[str, Any] = {"tie_word_embeddings": True}
 # What llama.cpp has of a family, where it is not what the other tests' tiny model has.
+# Nothing that llama.cpp would take by itself: what is not written, or read, shows.
+RMS = {"rms_norm_eps": 0.01}
+NORM = {"layer_norm_eps": 0.01}
 CONFIGS: dict[str, dict[str, Any]] = {
-    "llama": {},
-    "mistral": {},
-    "qwen2": {},
-    "qwen3": {},
-    "gemma": TIED,
-    "gemma2": TIED,
-    "gemma3_text": TIED | {"num_hidden_layers": 7},
-    "smollm3": {"num_hidden_layers": 5},
-    "granite": {},
-    "olmo": {},
-    "olmo2": {},
-    "cohere": TIED | {"use_qk_norm": False},
-    "stablelm": {"qk_layernorm": False},
-    "nemotron": {},
-    "starcoder2": {},
-    "phi": {},
-    "phi3": {},
-    "gpt2": {},
-    "gpt_neox": {},
-    "bloom": TIED,
-    "falcon_groups": TIED,
-    "falcon_one_key": TIED,
-    "mixtral": {},
-    "qwen2_moe": {},
-    "qwen3_moe": {"norm_topk_prob": True},
-    "olmoe": {},
+    "llama": RMS,
+    "mistral": RMS,
+    "qwen2": RMS,
+    "qwen3": RMS,
+    "gemma": TIED | RMS,
+    "gemma2": TIED | RMS | {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+    "gemma3_text": TIED
+    | RMS
+    | {
+        "num_hidden_layers": 7,
+        "rope_parameters": {
+            "full_attention": {"rope_type": "default", "rope_theta": 5000.0},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 30.0},
+        },
+    },
+    "smollm3": RMS | {"num_hidden_layers": 5},
+    "granite": RMS
+    | {"embedding_multiplier": 3.0, "residual_multiplier": 0.5, "logits_scaling": 2.0},
+    "olmo": {},  # whose epsilon is in its code
+    "olmo2": RMS,
+    "cohere": TIED | NORM | {"use_qk_norm": False, "logit_scale": 0.3},
+    "stablelm": NORM | {"qk_layernorm": False},
+    "nemotron": {"norm_eps": 0.01},
+    "starcoder2": {"norm_epsilon": 0.01},
+    "phi": NORM,
+    "phi3": RMS,
+    "gpt2": {"layer_norm_epsilon": 0.01},
+    "gpt_neox": NORM,
+    "bloom": TIED | {"layer_norm_epsilon": 0.01},
+    "falcon_groups": TIED | {"layer_norm_epsilon": 0.01},
+    "falcon_one_key": TIED | {"layer_norm_epsilon": 0.01},
+    "mixtral": RMS,
+    "qwen2_moe": RMS,
+    "qwen3_moe": RMS | {"norm_topk_prob": True},
+    "olmoe": RMS,
 }
 
 
@@ -108,6 +120,7 @@ LLAMA3 = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 16,
 }
+DEFAULT_ROPE = {"rope_type": "default", "rope_theta": 10000.0}
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
 
 
@@ -251,6 +264,34 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
             TIED | {"layer_types": ["full_attention", "sliding_attention", "sliding_attention"]},
             "attends to all positions in every 6th layer",
         ),
+        ("qwen2", {"rope_parameters": LLAMA3}, "type 'llama3' are not written as GGUF for a qwen2"),
+        (
+            "gemma3_text",
+            TIED
+            | {"rope_parameters": {"full_attention": LLAMA3, "sliding_attention": DEFAULT_ROPE}},
+            "type 'llama3' are not written as GGUF for a gemma3_text",
+        ),
+        (
+            "gemma3_text",
+            TIED
+            | {"rope_parameters": {"full_attention": DEFAULT_ROPE, "sliding_attention": LINEAR}},
+            "type 'linear' are not written as GGUF for a gemma3_text",
+        ),
+        (
+            "gemma3_text",
+            TIED | {"use_bidirectional_attention": True},
+            "use_bidirectional_attention",
+        ),
+        ("smollm3", {"attention_bias": True}, "no smollm3 whose attention_bias is True"),
+        ("cohere", TIED | {"attention_bias": True}, "no cohere whose attention_bias is True"),
+        ("starcoder2", {"use_bias": False}, "no starcoder2 whose use_bias is False"),
+        ("olmo2", TIED, "no olmo2 whose tie_word_embeddings is True"),
+        ("olmoe", {"num_key_value_heads": 3}, "wants a key/value head for each query head"),
+        (
+            "llama",
+            {"rope_parameters": DEFAULT_ROPE | {"partial_rotary_factor": 0.5}},
+            "rotates whole heads, this model a share of 0.5",
+        ),
     ],
 )
 def test_what_llama_cpp_does_not_compute_is_refused(
@@ -276,6 +317,32 @@ def test_positions_end_with_a_window_that_llama_cpp_does_not_have(
     write(tiny_base("mistral", sliding_window=40), tmp_path / "m.gguf")
     reader = GGUFReader(tmp_path / "m.gguf")
     assert reader.fields["llama.context_length"].contents() == 40
+
+
+def test_a_window_that_llama_cpp_forgets_ends_the_positions_too(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    base = tiny_base("phi3", sliding_window=40)
+    write(base, tmp_path / "m.gguf")
+    assert GGUFReader(tmp_path / "m.gguf").fields["phi3.context_length"].contents() == 40
+    assert agreement(base, tmp_path / "m.gguf").holds("F32")
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_tied_head_that_is_stored_apart(tiny_base: TinyBase, tmp_path: Path, same: bool) -> None:
+    """transformers computes with a stored head that differs, and the file has no place for it."""
+    folder = tmp_path / "tied"
+    shutil.copytree(tiny_base("qwen2", **TIED).model.path, folder)
+    tensors = load_file(folder / "model.safetensors")
+    head = tensors["model.embed_tokens.weight"].clone()
+    tensors["lm_head.weight"] = head if same else head + 0.1
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    if same:
+        write(base_of(folder), tmp_path / "m.gguf")
+        assert agreement(base_of(folder), tmp_path / "m.gguf").holds("F32")
+        return
+    with pytest.raises(InputError, match="and its stored head is another"):
+        write(base_of(folder), tmp_path / "m.gguf")
 
 
 def test_an_unknown_pre_tokenizer_can_be_named(tiny_base: TinyBase, tmp_path: Path) -> None:

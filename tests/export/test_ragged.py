@@ -63,6 +63,23 @@ def test_a_ragged_checkpoint_computes_what_the_masked_model_does(
     assert (found - expected)[rows].abs().max() < EXACT
 
 
+@pytest.mark.parametrize(
+    "family", ["qwen2", "smollm3", "granite", "olmo", "cohere", "starcoder2", "phi", "phi3"]
+)
+def test_layers_that_lose_no_head_beside_others(
+    tiny_base: TinyBase, tmp_path: Path, family: str
+) -> None:
+    """Of a base whose config leaves `head_dim` to its model, and some layers must now say it."""
+    base = tiny_base(family, dtype=torch.float64, head_dim=None)
+    plan = ragged_plan(base)
+    assert [len(layer.kv_heads) for layer in plan.layers] == [3, 2, 1]
+    cut(base, tmp_path / "cut", plan, ragged=True)
+    ids, model = some_ids(base), load(base.model.path)
+    with mask(base, model, plan):
+        expected = logits(model, ids)
+    assert (logits(load(tmp_path / "cut"), ids) - expected).abs().max() < EXACT
+
+
 def test_layers_have_their_own_shapes(tiny_base: TinyBase, tmp_path: Path) -> None:
     base = tiny_base("qwen3")
     plan = ragged_plan(base)

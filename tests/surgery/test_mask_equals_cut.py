@@ -27,8 +27,9 @@ from tiny_models import (
     some_ids,
 )
 
+from pipeline.cache import read_json, write_json
 from pipeline.selection.plan import Plan
-from pipeline.stages.base import Base
+from pipeline.stages.base import Base, check_loads, load_model
 from pipeline.surgery.compensation import CompensationMap, compensation_map
 from pipeline.surgery.projections import projections
 
@@ -158,6 +159,17 @@ def test_a_llama_in_the_name_of_a_mistral(tiny_base: TinyBase, tmp_path: Path, t
     text = "def x ( y ) : return 12 the cat"
     ids = base.tokenizer(text)["input_ids"]
     assert base_of(tmp_path / "cut").tokenizer(text)["input_ids"] == ids
+    # What the base's config leaves to a Llama's defaults, which are not a Mistral's.
+    (bare := tmp_path / "bare").mkdir()
+    shutil.copytree(base.model.path, bare, dirs_exist_ok=True)
+    config = read_json(bare / "config.json")
+    for key, default in (("rms_norm_eps", 1e-6), ("hidden_act", "silu")):
+        assert config.pop(key) == default
+    del config["max_position_embeddings"]
+    write_json(bare / "config.json", config)
+    cut(base_of(bare), tmp_path / "of-bare", plan, maps, relabel=True)
+    written = read_json(tmp_path / "of-bare" / "config.json")
+    assert written["max_position_embeddings"] == 2048 and written["rms_norm_eps"] == 1e-6
     legal = random_plan(base.dimensions, 2, groups=4)
     cut(base, tmp_path / "legal", legal, relabel=True)
     assert load(tmp_path / "legal").config.model_type == "llama"  # whose config can say four
@@ -258,7 +270,12 @@ OLD_BUFFERS = {
 }
 
 
-HEAD_OF_ITS_OWN = ("phi", "gptj", "codegen")  # it has a bias: the decoder alone is no such model
+HEAD_OF_ITS_OWN = (
+    "phi",
+    "phi_normed",
+    "gptj",
+    "codegen",
+)  # it has a bias: the decoder alone is no such model
 
 
 @pytest.mark.usefixtures("finite_masks")
@@ -280,6 +297,8 @@ def test_a_checkpoint_in_the_older_layout(tiny_base: TinyBase, tmp_path: Path, f
         tensors = {name.removeprefix(words): tensor for name, tensor in tensors.items()}
     save_file(tensors, old / "model.safetensors", {"format": "pt"})
     base = base_of(old)
+    check_loads(base)  # as `check` does, and as runs do
+    assert load_model(old, "float64").config.model_type == base.config.model_type
     plan = some_plan(base, 6, (40, 32, 40), 2, 1)
     maps = random_maps(base, plan)
     report = cut(base, tmp_path / "cut", plan, maps)
@@ -308,6 +327,20 @@ def test_a_mixture_that_stacks_its_experts(
     assert "model.layers.0.mlp.experts.down_proj" in report.compensated
     assert difference(base, tmp_path / "cut", plan, maps) < EXACT
     assert_generates_alike(base, tmp_path / "cut", plan, maps)
+
+
+def test_a_mixture_whose_config_leaves_the_number_of_experts_to_its_family(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    made = tiny_base("mixtral", dtype=torch.float64, num_local_experts=8)
+    shutil.copytree(made.model.path, tmp_path / "bare")
+    config = read_json(tmp_path / "bare/config.json")
+    assert config.pop("num_local_experts") == 8
+    write_json(tmp_path / "bare/config.json", config)
+    base = base_of(tmp_path / "bare")
+    plan = random_plan(base.dimensions, 3, experts=5)
+    cut(base, tmp_path / "cut", plan)
+    assert difference(base, tmp_path / "cut", plan, {}) < EXACT
 
 
 def test_the_mask_leaves_no_trace(tiny_base: TinyBase) -> None:

@@ -26,6 +26,8 @@ class GgufFamily:
             same; None if there is none.
         windows: every so many layers, one attends to all positions and the others to a window;
             None where llama.cpp knows of no windows, or has the same one in all layers.
+        llama3: it divides rotary frequencies by the factors of a Llama 3.
+        partial: it rotates a share of each head if the file says so.
         keys: writer's method for each config attribute that only some families have.
         requires: values of config attributes that llama.cpp takes for granted.
         needs: config attributes without which it takes a default of its own.
@@ -38,6 +40,8 @@ class GgufFamily:
     free_heads: bool = False
     ragged: MODEL_ARCH | None = None
     windows: int | None = None
+    llama3: bool = False
+    partial: bool = False
     keys: dict[str, str] = field(default_factory=dict)
     requires: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
@@ -45,27 +49,37 @@ class GgufFamily:
 
 SILU = {"hidden_act": ("silu", "swish")}
 GELU = ("gelu_pytorch_tanh", "gelu_new", "gelu")  # llama.cpp has one, a table in half precision
-GEMMA = {"hidden_activation": (*GELU, None), "attention_bias": (False,)}
+NO_BIAS = {"attention_bias": (False,)}
+FORWARD = {"use_bidirectional_attention": (None, False)}
+GEMMA = {"hidden_activation": (*GELU, None)} | NO_BIAS | FORWARD
 WINDOW = {"sliding_window": "add_sliding_window"}
 UNTIED = {"tie_word_embeddings": (False,)}  # it wants an output projection of its own
 PARALLEL = {"use_parallel_residual": "add_parallel_residual"}
 
 FAMILIES: dict[str, GgufFamily] = {
     "llama": GgufFamily(
-        MODEL_ARCH.LLAMA, free_heads=True, pairs=True, ragged=MODEL_ARCH.DECI, requires=SILU
+        MODEL_ARCH.LLAMA,
+        free_heads=True,
+        pairs=True,
+        ragged=MODEL_ARCH.DECI,
+        llama3=True,
+        requires=SILU,
     ),
     "mistral": GgufFamily(
-        MODEL_ARCH.LLAMA, free_heads=True, pairs=True, ragged=MODEL_ARCH.DECI, requires=SILU
+        MODEL_ARCH.LLAMA,
+        free_heads=True,
+        pairs=True,
+        ragged=MODEL_ARCH.DECI,
+        llama3=True,
+        requires=SILU,
     ),
     "qwen2": GgufFamily(MODEL_ARCH.QWEN2, requires=SILU),
-    "qwen3": GgufFamily(
-        MODEL_ARCH.QWEN3, free_heads=True, requires=SILU | {"attention_bias": (False,)}
-    ),
+    "qwen3": GgufFamily(MODEL_ARCH.QWEN3, free_heads=True, requires=SILU | NO_BIAS),
     "gemma": GgufFamily(
         MODEL_ARCH.GEMMA,
         free_heads=True,
         norm_offset=1.0,
-        requires={"hidden_act": GELU, "attention_bias": (False,)},
+        requires={"hidden_act": GELU} | NO_BIAS | FORWARD,
     ),
     "gemma2": GgufFamily(
         MODEL_ARCH.GEMMA2,
@@ -88,26 +102,30 @@ FAMILIES: dict[str, GgufFamily] = {
         keys=WINDOW,
         requires=GEMMA | {"final_logit_softcapping": (None,), "attn_logit_softcapping": (None,)},
     ),
-    "mixtral": GgufFamily(MODEL_ARCH.LLAMA, free_heads=True, pairs=True, requires=SILU),
+    "mixtral": GgufFamily(
+        MODEL_ARCH.LLAMA, free_heads=True, pairs=True, llama3=True, requires=SILU
+    ),
     "qwen2_moe": GgufFamily(
         MODEL_ARCH.QWEN2MOE, requires=SILU | {"norm_topk_prob": (False,), "qkv_bias": (True,)}
     ),
     "qwen3_moe": GgufFamily(
         MODEL_ARCH.QWEN3MOE,
         free_heads=True,
-        requires=SILU | {"norm_topk_prob": (True,), "attention_bias": (False,)},
+        requires=SILU | NO_BIAS | {"norm_topk_prob": (True,)},
     ),
     "olmoe": GgufFamily(
-        MODEL_ARCH.OLMOE, requires=SILU | {"norm_topk_prob": (False,), "clip_qkv": (None,)}
+        MODEL_ARCH.OLMOE,
+        requires=SILU | NO_BIAS | UNTIED | {"norm_topk_prob": (False,), "clip_qkv": (None,)},
     ),
     "smollm3": GgufFamily(
         MODEL_ARCH.SMOLLM3,
         free_heads=True,
         pairs=True,
-        requires=SILU | {"no_rope_layer_interval": (4,)},
+        requires=SILU | NO_BIAS | {"mlp_bias": (False,), "no_rope_layer_interval": (4,)},
     ),
     "granite": GgufFamily(
         MODEL_ARCH.GRANITE,
+        llama3=True,
         free_heads=True,
         pairs=True,
         keys={
@@ -118,24 +136,36 @@ FAMILIES: dict[str, GgufFamily] = {
         },
         requires=SILU,
     ),
-    "olmo": GgufFamily(MODEL_ARCH.OLMO, pairs=True, requires=SILU | {"clip_qkv": (None,)}),
-    "olmo2": GgufFamily(MODEL_ARCH.OLMO2, requires=SILU),
+    "olmo": GgufFamily(
+        MODEL_ARCH.OLMO, pairs=True, requires=SILU | NO_BIAS | {"clip_qkv": (None,)}
+    ),
+    "olmo2": GgufFamily(MODEL_ARCH.OLMO2, requires=SILU | NO_BIAS | UNTIED),
     "cohere": GgufFamily(
         MODEL_ARCH.COMMAND_R,
         keys={"logit_scale": "add_logit_scale"},
-        requires=SILU | {"use_qk_norm": (False,)},
+        requires=SILU | NO_BIAS | {"use_qk_norm": (False,)},
     ),
     "stablelm": GgufFamily(
-        MODEL_ARCH.STABLELM, keys=PARALLEL, requires=SILU | UNTIED | {"qk_layernorm": (False,)}
+        MODEL_ARCH.STABLELM,
+        partial=True,
+        keys=PARALLEL,
+        requires=SILU | UNTIED | {"qk_layernorm": (False,)},
     ),
     "nemotron": GgufFamily(
-        MODEL_ARCH.NEMOTRON, norm_offset=1.0, requires=UNTIED | {"hidden_act": ("relu2",)}
+        MODEL_ARCH.NEMOTRON,
+        norm_offset=1.0,
+        partial=True,
+        requires=UNTIED | {"hidden_act": ("relu2",)},
     ),
-    "starcoder2": GgufFamily(MODEL_ARCH.STARCODER2, requires={"hidden_act": GELU}),
+    "starcoder2": GgufFamily(
+        MODEL_ARCH.STARCODER2, requires={"hidden_act": GELU, "use_bias": (True,)}
+    ),
     "phi": GgufFamily(
-        MODEL_ARCH.PHI2, requires=UNTIED | {"hidden_act": GELU, "qk_layernorm": (False,)}
+        MODEL_ARCH.PHI2,
+        partial=True,
+        requires=UNTIED | {"hidden_act": GELU, "qk_layernorm": (False,)},
     ),
-    "phi3": GgufFamily(MODEL_ARCH.PHI3, windows=1, keys=WINDOW, requires=SILU),
+    "phi3": GgufFamily(MODEL_ARCH.PHI3, partial=True, requires=SILU),
     "gpt2": GgufFamily(
         MODEL_ARCH.GPT2,
         conv1d=True,
@@ -146,7 +176,10 @@ FAMILIES: dict[str, GgufFamily] = {
         },
     ),
     "gpt_neox": GgufFamily(
-        MODEL_ARCH.GPTNEOX, keys=PARALLEL, requires=UNTIED | {"hidden_act": GELU}
+        MODEL_ARCH.GPTNEOX,
+        partial=True,
+        keys=PARALLEL,
+        requires=UNTIED | {"hidden_act": GELU, "attention_bias": (True,)},
     ),
     "bloom": GgufFamily(
         MODEL_ARCH.BLOOM, requires={"apply_residual_connection_post_layernorm": (False,)}

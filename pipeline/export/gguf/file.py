@@ -36,6 +36,7 @@ FILE_TYPES = {
 }
 # Config attributes; OLMo and BLOOM have no such attribute, and this in their code or training.
 LAYER_NORM_EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
+UNGROUPED = ("olmoe",)  # its norm on keys is as wide as that on queries
 DEFAULTS = {"layer_norm_epsilon": 1e-5, "context_length": 2048}
 
 
@@ -148,6 +149,12 @@ def _family(checkpoint: Checkpoint) -> GgufFamily:
             where=where,
             remedy="cut FFN neurons alone, or heads of another family",
         )
+    if config.model_type in UNGROUPED and sizes.heads_per_group > 1:
+        raise InputError(
+            f"llama.cpp's {config.model_type} wants a key/value head for each query head, this "
+            f"model has {sizes.kv_heads} for {sizes.heads}",
+            where=where,
+        )
     scale = getattr(config, "query_pre_attn_scalar", None)
     if scale is not None and scale != sizes.head_dim:
         raise InputError(
@@ -185,7 +192,7 @@ def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -
     for key, method in family.keys.items():
         if getattr(config, key, None) is not None:
             getattr(writer, method)(getattr(config, key))
-    _add_rotary(writer, checkpoint)
+    _add_rotary(writer, checkpoint, family)
 
 
 def _by_layer(checkpoint: Checkpoint, size: str) -> int | list[int]:
@@ -217,24 +224,37 @@ def _context(config: Any, family: GgufFamily, where: str) -> int:
     return int(positions)
 
 
-def _add_rotary(writer: GGUFWriter, checkpoint: Checkpoint) -> None:
+def _add_rotary(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -> None:
     rotary = getattr(checkpoint.config, "rope_parameters", None)
     if not rotary:
         return
+    kinds = ["default", "linear"]
     if local := rotary.get("sliding_attention"):
         writer.add_rope_freq_base_swa(local["rope_theta"])
+        _check_rotary(checkpoint, local, ["default"])
+    elif family.llama3:
+        kinds.append("llama3")
     rotary = rotary.get("full_attention", rotary)
+    _check_rotary(checkpoint, rotary, kinds)
     share = rotary.get("partial_rotary_factor", 1.0)
+    if share != 1 and not family.partial:
+        raise InputError(
+            f"llama.cpp's {checkpoint.config.model_type} rotates whole heads, this model a share "
+            f"of {share:g}",
+            where=str(checkpoint.folder),
+        )
     writer.add_rope_dimension_count(int(checkpoint.sizes.head_dim * share))
     writer.add_rope_freq_base(rotary["rope_theta"])
-    kind = rotary.get("rope_type", "default")
-    if kind == "linear":
+    if rotary.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rotary["factor"])
-    elif kind not in ("default", "llama3"):
+
+
+def _check_rotary(checkpoint: Checkpoint, rotary: dict[str, Any], kinds: list[str]) -> None:
+    if (kind := rotary.get("rope_type", "default")) not in kinds:
         raise InputError(
-            f"rotary positions of type {kind!r} are not written as GGUF yet; default, linear and "
-            "llama3 are",
+            f"rotary positions of type {kind!r} are not written as GGUF for a "
+            f"{checkpoint.config.model_type}; {', '.join(kinds)} are",
             where=str(checkpoint.folder),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,6 +68,7 @@ def gguf_tensors(
     root = architecture.prefix.removesuffix(architecture.stored_prefix or architecture.prefix)
     for own, stored in _stacked(checkpoint.tensors).items():
         if own == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
+            _check_tied(checkpoint, stored[0])
             continue
         full = own if own.startswith("lm_head.") else root + own
         name = names.get_name(full, SUFFIXES)
@@ -81,6 +83,18 @@ def gguf_tensors(
         if EXPERT.match(stored[0].name):
             shape = (len(stored), *shape)
         yield GgufTensor(name, stored, shape, kind, change)
+
+
+def _check_tied(checkpoint: Checkpoint, head: StoredTensor) -> None:
+    """Refuse a head that is stored apart where the config ties it: the file would lack it."""
+    embedding = checkpoint.embedding
+    if embedding is None or any(map(operator.ne, embedding.chunks(), head.chunks())):
+        raise InputError(
+            "its config ties the embeddings, and its stored head is another: transformers computes "
+            "with that head, llama.cpp would with the embeddings",
+            where=str(head.file),
+            remedy="set tie_word_embeddings of its config.json to false",
+        )
 
 
 def _stacked(tensors: list[StoredTensor]) -> dict[str, tuple[StoredTensor, ...]]:

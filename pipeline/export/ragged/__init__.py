@@ -62,6 +62,10 @@ def ragged_config(
         for number, after in enumerate(layers)
         if (changes := changed_sizes(config, architecture, sizes, after))
     }
+    if (head_dim := architecture.attention.head_dim) is not None and any(
+        head_dim in changes for changes in changed.values()
+    ):
+        config = config | {head_dim: sizes.head_dim}  # what some layers say, all must have
     return config | {
         "architectures": [RaggedForCausalLM.__name__],
         "auto_map": {
