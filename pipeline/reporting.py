@@ -39,7 +39,7 @@ def make_report(reference: str, out: Path | None, png: bool, progress: Progress)
             where="--png",
             remedy='install it: pip install "unlearn-pipeline[figures]"',
         )
-    folder = fetch_release(reference, progress, only=MANIFEST)
+    folder = fetch_release(reference, progress, only=(MANIFEST,))
     target = out or Path(f"{short_name(reference)}-report")
     if out is None and Path(reference).is_dir():
         target = folder.resolve().with_name(target.name)

@@ -604,6 +604,20 @@ def test_every_verb_takes_what_is_on_the_hub(
         assert result.code == 0 and Path("no-x-F16.gguf").is_file(), result.err
 
 
+def test_a_report_needs_the_manifest_alone(
+    release: Make, hub: WritableHub, unlearn: Unlearn
+) -> None:
+    made = release(gates=PASSING)
+    published(made)
+    hub.requests.clear()
+    result = unlearn("report", "org/no-x", "--out", "report", "--quiet")
+    assert result.code == 0, result.err
+    assert Path("report/report.html").read_bytes() == (made.folder / "report.html").read_bytes()
+    commit = hub.repositories["org/no-x"].branches["main"]
+    asked = {r for r in hub.requests if r.startswith("GET /org/no-x/resolve")}
+    assert asked == {f"GET /org/no-x/resolve/{commit}/{MANIFEST}"}
+
+
 def test_a_difference_needs_manifests_and_samples_and_no_weights(
     release: Make, hub: WritableHub, unlearn: Unlearn
 ) -> None:
