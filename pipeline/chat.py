@@ -25,7 +25,7 @@ from pipeline.recipe import HubSource, Model, PathSource
 from pipeline.recipe_file import load_recipe, shipped_recipe
 from pipeline.sources.models import ResolvedModel, resolve_model
 from pipeline.sources.releases import fetch_release, model_source
-from pipeline.verify import manifest_of
+from pipeline.verify import manifest_of, said_model
 
 DTYPE = "bfloat16"
 
@@ -179,9 +179,7 @@ def _base(
 
 def _needs_code(manifest: dict[str, Any]) -> bool:
     """Whether a release says that code which came with its base computes it."""
-    with suppress(KeyError, TypeError):
-        return manifest["recipe"]["model"]["trust_remote_code"] is True
-    return False
+    return said_model(manifest).get("trust_remote_code") is True
 
 
 def _named_by(manifest: dict[str, Any], folder: Path) -> Model:

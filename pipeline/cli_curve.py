@@ -22,7 +22,8 @@ from pipeline.errors import EXIT_PASS, InputError
 from pipeline.progress import Progress
 
 if TYPE_CHECKING:
-    from pipeline.curve import Curves, Setting
+    from pipeline.curve import Curves
+    from pipeline.stages.settings import Setting
 
 
 def curve(
@@ -83,7 +84,7 @@ def show(curves: Curves, target: Path) -> None:
 
 
 def _known(text: str) -> list[Setting]:
-    from pipeline.curve import SETTINGS
+    from pipeline.stages.settings import SETTINGS
 
     names = [name.strip() for name in text.split(",") if name.strip()]
     if names == ["all"]:
@@ -98,7 +99,7 @@ def _known(text: str) -> list[Setting]:
 
 
 def _own(text: str) -> Setting:
-    from pipeline.curve import Setting
+    from pipeline.stages.settings import Setting
 
     name, colon, rest = text.partition(":")
     overrides = tuple(part.strip() for part in rest.split(",") if part.strip())

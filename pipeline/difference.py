@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME, checked_manifest
-from pipeline.export.manifest_schema import FORMAT, problems, upgraded
+from pipeline.export.manifest_schema import check_format, problems, upgraded
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.release.result_pairs import SAMPLES, result_pairs
@@ -92,12 +92,7 @@ def _opened(reference: str, progress: Progress) -> Side:
             where=reference,
             remedy="give the folder that a run made, such as out/no-code",
         ) from error
-    if content["format"] > FORMAT:
-        raise InputError(
-            f"its manifest has format {content['format']}, and this version knows {FORMAT}",
-            where=reference,
-            remedy="install a newer version of unlearn-pipeline",
-        )
+    check_format(content, reference)
     wrong = list(problems(content))
     if not wrong:
         manifest = upgraded(content)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from pipeline.export.checkpoint import changed_sizes, relabelled_config
 from pipeline.progress import Progress
 from pipeline.recipe import Gate, Recipe, Side, next_token_task
 from pipeline.recipe_file import LoadedRecipe
+from pipeline.selection.overall import removed_overall
 from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens
 from pipeline.sources.models import describe_model
 from pipeline.sources.packing import held_out_rows, pack_side
@@ -218,7 +218,7 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
 def _ragged_heads(name: str, total: int, sizes: Dimensions, fraction: float) -> str:
     """What whole groups that are ranked together leave; which layers lose them is not known yet."""
     groups, each = sizes.layers * sizes.kv_heads, total // sizes.kv_heads
-    gone = int(groups * Fraction(str(fraction))) * each
+    gone = removed_overall(groups, fraction) * each
     return (
         f"{name}: {total:,} → {total - gone / sizes.layers:.4g} on average in each of "
         f"{sizes.layers} layers ({gone:,} of {groups * each:,} removed, {gone / groups / each:.1%})"

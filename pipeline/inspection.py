@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from pipeline.architectures.description import Architecture, Dimensions
@@ -12,9 +11,8 @@ from pipeline.architectures.experts import GROUPED_MULTIPLE
 from pipeline.architectures.registry import head_tensors, neuron_tensors
 from pipeline.cache import Cache
 from pipeline.export.checkpoint import changed_sizes
-from pipeline.recipe import Model
 from pipeline.selection.uniform import kept_experts, kept_width
-from pipeline.sources.models import ModelDescription, describe_model
+from pipeline.sources.models import ModelDescription, describe_alone
 from pipeline.sources.releases import model_source
 from pipeline.stages.described import described, parameter_counts
 from pipeline.surgery.coordinates import can_have_heads
@@ -36,8 +34,7 @@ def inspect(reference: str, cache: Cache) -> dict[str, Any]:
         BrokenError: the Hub cannot be reached.
     """
     source: Any = model_source(reference)
-    # No weight is read, so nothing has to be allowed.
-    model = describe_model(Model(source=source, allow_pickle=True, dequantise=True), Path(), cache)
+    model = describe_alone(source, cache)
     known = described(model)
     architecture, sizes = known.architecture, known.sizes
     counts = parameter_counts(model.config, model)

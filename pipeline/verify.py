@@ -21,7 +21,7 @@ from pipeline.cache import Cache, digest_of_file
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import checked_manifest
-from pipeline.export.manifest_schema import FORMAT, problems
+from pipeline.export.manifest_schema import check_format, problems
 from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
 from pipeline.export.ragged import MODELING_FILE
@@ -271,12 +271,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
             where=str(folder),
             remedy="give a checkpoint that `unlearn run` made, such as out/no-code",
         ) from error
-    if manifest["format"] > FORMAT:
-        raise InputError(
-            f"its manifest has format {manifest['format']}, and this version knows {FORMAT}",
-            where=str(folder),
-            remedy="install a newer version of unlearn-pipeline",
-        )
+    check_format(manifest, str(folder))
     return manifest
 
 
@@ -305,7 +300,7 @@ def _open(
     progress: Progress,
 ) -> Base:
     """Open the reader's base: what may be read and run is for the reader to say."""
-    said = _said_model(manifest)
+    said = said_model(manifest)
     if reference is None:
         assert own is not None
         chosen, folder = own.recipe.model, own.folder
@@ -475,7 +470,7 @@ def _said_shape(manifest: dict[str, Any]) -> Shape:
     return Shape(select.get("policy") == "ragged", relabel)
 
 
-def _said_model(manifest: dict[str, Any]) -> dict[str, Any]:
+def said_model(manifest: dict[str, Any]) -> dict[str, Any]:
     """How the base was read; if it is not so, config, files or tensors differ."""
     return _said(manifest, "model")
 

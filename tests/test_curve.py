@@ -76,7 +76,9 @@ def test_a_second_run_asks_nothing_and_another_setting_only_its_own(
 ) -> None:
     first = result_of(unlearn, recipe, "--settings", "recipe,random")
     asked: list[str] = []
-    monkeypatch.setattr("pipeline.curve.predict", lambda lm, documents: asked.append(lm.label))
+    monkeypatch.setattr(
+        "pipeline.stages.points.predict", lambda lm, documents: asked.append(lm.label)
+    )
     assert result_of(unlearn, recipe, "--settings", "recipe,random") == first
     assert asked == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -126,10 +126,14 @@ def judge(
         if (reference := references[gate.against]) is None:
             raise ValueError("a gate compares with a control, and there is none")
         results.append(judge_gate(gate, reference, pruned, statistics, level))
-    decisions = {result.decision for result in results}
+    return Verdict(worst(result.decision for result in results), tuple(results), level)
+
+
+def worst(decisions: Iterable[Decision]) -> Decision:
+    """What several gates together say: FAIL before INCONCLUSIVE before PASS."""
+    said = set(decisions)
     order: tuple[Decision, ...] = ("FAIL", "INCONCLUSIVE", "PASS")
-    worst: Decision = next((each for each in order if each in decisions), "UNJUDGED")
-    return Verdict(worst, tuple(results), level)
+    return next((each for each in order if each in said), "UNJUDGED")
 
 
 def drop_of(gate: Gate, base: float, pruned: float, *, higher_is_better: bool) -> float:
@@ -157,6 +161,11 @@ class Drop(NamedTuple):
     after: float
     drop: float
     higher_is_better: bool
+
+
+def difference_of(drops: Sequence[Drop]) -> float:
+    """What a gate compares: its task's drop, less that of the task it must exceed."""
+    return drops[0].drop - sum(other.drop for other in drops[1:])
 
 
 def in_words(gate: Gate, drops: Sequence[Drop], low: float | None, high: float | None) -> str:
@@ -192,7 +201,7 @@ def judge_gate(
     """
     found = [_drop_on(task, gate, reference, pruned, statistics, level) for task in gate.tasks]
     drops = [drop for drop, _ in found]
-    drop = drops[0].drop - sum(other.drop for other in drops[1:])
+    drop = difference_of(drops)
 
     def result(decision: Decision, why: str, interval: Interval | None = None) -> GateResult:
         low, high = (interval.low, interval.high) if interval else (None, None)
@@ -280,7 +289,7 @@ def _result(task: str, metric: str, evaluation: Evaluation) -> TaskResult:
 
 
 def _said(gate: Gate, drops: Sequence[Drop]) -> str:
-    first, drop = drops[0], drops[0].drop - sum(other.drop for other in drops[1:])
+    first, drop = drops[0], difference_of(drops)
     worse, better = ("dropped", "rose") if first.higher_is_better else ("rose", "fell")
     if gate.scale == "above_chance":
         worse, better = "lost", "gained"

@@ -126,15 +126,30 @@ def load(folder: Path, dtype: str, device: str | None, terms: Terms = PLAIN) -> 
         InputError: one of them cannot be loaded.
     """
     tokenizer = load_tokenizer(folder, terms)
-    model: Any
-    with explained("model", folder):
-        kind, settings = loader(folder, terms)
-        loaded: Any = kind.from_pretrained(folder, dtype=getattr(torch, dtype), **settings)
-        model, info = loaded
-    check_all_found(info, folder)
+    model = load_model(folder, dtype, terms)
     if terms.memory is None:
         model = model.to(device or default_device())
-    return model.eval(), tokenizer
+    return model, tokenizer
+
+
+def load_model(folder: Path, dtype: str, terms: Terms = PLAIN, **placement: Any) -> Any:
+    """Load a checkpoint's model for inference; code that comes with it is never run.
+
+    Args:
+        folder: the checkpoint.
+        dtype: type of its weights, such as "bfloat16".
+        terms: on what terms it is loaded.
+        placement: where its weights go, as `from_pretrained` takes it, if the terms do not say it.
+
+    Raises:
+        InputError: it cannot be loaded, or its weights are not those of its config.
+    """
+    with explained("model", folder):
+        kind, settings = loader(folder, terms)
+        wanted = placement | settings | {"dtype": getattr(torch, dtype)}
+        model, info = kind.from_pretrained(folder, **wanted)
+    check_all_found(info, folder)
+    return model.eval()
 
 
 def check_all_found(info: Mapping[str, Any], folder: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipeline.errors import InputError
+
 FORMAT = 4
 SHOWN_PROBLEMS = 3
 MOST_EDGES = 1000  # of a histogram: whoever checks a release draws it
@@ -22,6 +24,20 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]
 Indices = list[Count]
 VerdictName = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNJUDGED"]
+
+
+def check_format(manifest: dict[str, Any], where: str) -> None:
+    """Check that this version knows a manifest's format.
+
+    Raises:
+        InputError: it is of a later one.
+    """
+    if manifest["format"] > FORMAT:
+        raise InputError(
+            f"its manifest has format {manifest['format']}, and this version knows {FORMAT}",
+            where=where,
+            remedy="install a newer version of unlearn-pipeline",
+        )
 
 
 class Part(BaseModel):

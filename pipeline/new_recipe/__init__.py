@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from pipeline.cache import Cache, unwritable
 from pipeline.errors import BrokenError, InputError
 from pipeline.new_recipe.texts import OwnText, own_texts, path_from
 from pipeline.progress import Progress
-from pipeline.recipe import HubSource, Model, PackageSource, PathSource, Recipe, next_token_task
+from pipeline.recipe import HubSource, PackageSource, PathSource, Recipe, next_token_task
 from pipeline.recipe_file import SUFFIXES, load_recipe, shipped_recipe
 from pipeline.recipe_schema import expected, node_at
 from pipeline.recipe_yaml import read_yaml
+from pipeline.rendering import environment
 from pipeline.sources.corpora import CHARACTERS_PER_TOKEN, Corpora, load_corpora
-from pipeline.sources.models import describe_model
+from pipeline.sources.models import describe_alone
 from pipeline.sources.releases import model_source
 from pipeline.stages.described import described
 from pipeline.stages.preflight import CONTEXT
@@ -159,10 +158,8 @@ def _facts(source: Source, cache: Cache) -> _ModelFacts:
     Raises:
         InputError: it does not exist, or its architecture is not described.
     """
-    try:  # no weight is read, so nothing has to be allowed
-        model = describe_model(
-            Model(source=source, allow_pickle=True, dequantise=True), Path(), cache
-        )
+    try:
+        model = describe_alone(source, cache)
     except BrokenError as error:  # the Hub is out of reach
         return _ModelFacts(unknown=f"the model was not looked at: {error.what}")
     known = described(model)
@@ -176,17 +173,10 @@ def _facts(source: Source, cache: Cache) -> _ModelFacts:
 
 def _written(texts: Sequence[OwnText], length: int, settings: dict[str, Any]) -> str:
     """The recipe's text."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.new_recipe", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # YAML, not HTML
-    )
-    environment.filters |= {"quoted": _quoted, "flow": _flow, "task": next_token_task}
+    templates = environment("pipeline.new_recipe", ".")  # YAML, not HTML
+    templates.filters |= {"quoted": _quoted, "flow": _flow, "task": next_token_task}
     sides = {side: [text for text in texts if text.side == side] for side in ("forget", "retain")}
-    template = environment.get_template("recipe.yaml.jinja")
+    template = templates.get_template("recipe.yaml.jinja")
     return template.render(**settings, **sides, sequence_length=length)
 
 

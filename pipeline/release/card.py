@@ -6,12 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+from jinja2 import Template
 
 from pipeline.release.checks.findings import printable
 from pipeline.release.facts import baselines, named_base, removed_units
 from pipeline.release.metadata import metadata_block
 from pipeline.release.results import metric_rows, size_rows
+from pipeline.rendering import environment
 
 NAME = "README.md"
 CELL_LENGTH = 1000
@@ -41,16 +42,9 @@ def card_text(manifest: dict[str, Any]) -> str:
 
 def template(name: str) -> Template:
     """A Markdown template of this package; `cell` makes a text fit into a table's cell."""
-    environment = Environment(
-        loader=PackageLoader("pipeline.release"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # Markdown, not HTML
-    )
-    environment.filters["cell"] = _cell
-    return environment.get_template(name)
+    templates = environment("pipeline.release")  # Markdown, not HTML
+    templates.filters["cell"] = _cell
+    return templates.get_template(name)
 
 
 def _cell(text: object) -> str:

@@ -12,6 +12,11 @@ import torch
 from torch import Tensor
 
 
+def removed_overall(units: int, fraction: float) -> int:
+    """Units that a share of all layers' comes to."""
+    return int(units * Fraction(str(fraction)))
+
+
 def keep_lowest_overall(
     scores_LU: Tensor, fraction: float, multiple_of: int, protected_LU: Tensor
 ) -> list[list[int]]:
@@ -34,7 +39,7 @@ def keep_lowest_overall(
     order_LU = torch.argsort(scores, dim=1, stable=True)
     lowest = order_LU[:, : min(multiple_of, units)]
     scores = scores.scatter(1, lowest, -torch.inf)
-    wanted = int(layers * units * Fraction(str(fraction)))
+    wanted = removed_overall(layers * units, fraction)
     first = torch.argsort(scores.flatten(), descending=True, stable=True)[:wanted]
     removed = torch.zeros(layers * units, dtype=torch.bool)
     removed[first] = True

@@ -178,6 +178,19 @@ def describe_model(model: Model, folder: Path, cache: Cache) -> ModelDescription
     )
 
 
+def describe_alone(
+    source: HubSource | PathSource | PackageSource, cache: Cache
+) -> ModelDescription:
+    """Describe a model that no recipe names; no weight is read, so nothing has to be allowed.
+
+    Raises:
+        InputError: it does not exist, is incomplete or is damaged.
+        BrokenError: the Hub cannot be reached.
+    """
+    model = Model(source=source, allow_pickle=True, dequantise=True)
+    return describe_model(model, Path(), cache)
+
+
 def _name(model: Model, folder: Path | None) -> str:
     if model.base_model:
         return model.base_model

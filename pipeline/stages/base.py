@@ -25,13 +25,8 @@ from pipeline.architectures.registry import (
 )
 from pipeline.cache import Cache, digest_of_file, scratch_folder
 from pipeline.errors import InputError
-from pipeline.evaluation.loading import (
-    PLAIN,
-    Terms,
-    check_all_found,
-    load_tokenizer,
-    loader,
-)
+from pipeline.evaluation import loading
+from pipeline.evaluation.loading import PLAIN, Terms, check_all_found, load_tokenizer
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import is_ragged
@@ -148,14 +143,8 @@ def load_model(folder: Path, dtype: str, terms: Terms = PLAIN) -> nn.Module:
         InputError: it cannot be loaded, or some of its weights are missing.
     """
     placement = {"device_map": "auto"} if torch.cuda.is_available() else {}
-    with quiet(), explained("model", folder):
-        kind, settings = loader(folder, terms)
-        loaded: Any = kind.from_pretrained(
-            folder, dtype=getattr(torch, dtype), **(placement | settings)
-        )
-    model, info = loaded
-    check_all_found(info, folder)
-    return cast(nn.Module, model.eval())
+    with quiet():
+        return cast(nn.Module, loading.load_model(folder, dtype, terms, **placement))
 
 
 def check_loads(base: Base) -> None:

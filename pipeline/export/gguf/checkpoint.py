@@ -39,12 +39,6 @@ class Checkpoint:
         return self.layers[0]
 
     @property
-    def embedding(self) -> StoredTensor | None:
-        """The tensor of the tokens' embeddings, by the names that families have for it."""
-        ends = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-        return next((each for each in self.tensors if each.name.endswith(ends)), None)
-
-    @property
     def ragged(self) -> bool:
         """Whether layers differ."""
         return len(set(self.layers)) > 1

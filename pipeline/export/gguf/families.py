@@ -5,7 +5,7 @@ llama.cpp's side: `conversion/` and `src/models/` of https://github.com/ggml-org
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gguf import MODEL_ARCH
@@ -27,6 +27,7 @@ class GgufFamily:
         windows: every so many layers, one attends to all positions and the others to a window;
             None where llama.cpp knows of no windows, or has the same one in all layers.
         llama3: it divides rotary frequencies by the factors of a Llama 3.
+        ungrouped: each query head wants a key/value head of its own.
         partial: it rotates a share of each head if the file says so.
         keys: writer's method for each config attribute that only some families have.
         requires: values of config attributes that llama.cpp takes for granted.
@@ -41,6 +42,7 @@ class GgufFamily:
     ragged: MODEL_ARCH | None = None
     windows: int | None = None
     llama3: bool = False
+    ungrouped: bool = False
     partial: bool = False
     keys: dict[str, str] = field(default_factory=dict)
     requires: dict[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -56,23 +58,18 @@ WINDOW = {"sliding_window": "add_sliding_window"}
 UNTIED = {"tie_word_embeddings": (False,)}  # it wants an output projection of its own
 PARALLEL = {"use_parallel_residual": "add_parallel_residual"}
 
+LLAMA = GgufFamily(
+    MODEL_ARCH.LLAMA,
+    free_heads=True,
+    pairs=True,
+    ragged=MODEL_ARCH.DECI,
+    llama3=True,
+    requires=SILU,
+)
+
 FAMILIES: dict[str, GgufFamily] = {
-    "llama": GgufFamily(
-        MODEL_ARCH.LLAMA,
-        free_heads=True,
-        pairs=True,
-        ragged=MODEL_ARCH.DECI,
-        llama3=True,
-        requires=SILU,
-    ),
-    "mistral": GgufFamily(
-        MODEL_ARCH.LLAMA,
-        free_heads=True,
-        pairs=True,
-        ragged=MODEL_ARCH.DECI,
-        llama3=True,
-        requires=SILU,
-    ),
+    "llama": LLAMA,
+    "mistral": LLAMA,
     "qwen2": GgufFamily(MODEL_ARCH.QWEN2, requires=SILU),
     "qwen3": GgufFamily(MODEL_ARCH.QWEN3, free_heads=True, requires=SILU | NO_BIAS),
     "gemma": GgufFamily(
@@ -102,9 +99,7 @@ FAMILIES: dict[str, GgufFamily] = {
         keys=WINDOW,
         requires=GEMMA | {"final_logit_softcapping": (None,), "attn_logit_softcapping": (None,)},
     ),
-    "mixtral": GgufFamily(
-        MODEL_ARCH.LLAMA, free_heads=True, pairs=True, llama3=True, requires=SILU
-    ),
+    "mixtral": replace(LLAMA, ragged=None),
     "qwen2_moe": GgufFamily(
         MODEL_ARCH.QWEN2MOE, requires=SILU | {"norm_topk_prob": (False,), "qkv_bias": (True,)}
     ),
@@ -115,6 +110,7 @@ FAMILIES: dict[str, GgufFamily] = {
     ),
     "olmoe": GgufFamily(
         MODEL_ARCH.OLMOE,
+        ungrouped=True,  # its norm on keys is as wide as that on queries
         requires=SILU | NO_BIAS | UNTIED | {"norm_topk_prob": (False,), "clip_qkv": (None,)},
     ),
     "smollm3": GgufFamily(

@@ -36,7 +36,6 @@ FILE_TYPES = {
 }
 # Config attributes; OLMo and BLOOM have no such attribute, and this in their code or training.
 LAYER_NORM_EPSILON = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
-UNGROUPED = ("olmoe",)  # its norm on keys is as wide as that on queries
 DEFAULTS = {"layer_norm_epsilon": 1e-5, "context_length": 2048}
 
 
@@ -149,7 +148,7 @@ def _family(checkpoint: Checkpoint) -> GgufFamily:
             where=where,
             remedy="cut FFN neurons alone, or heads of another family",
         )
-    if config.model_type in UNGROUPED and sizes.heads_per_group > 1:
+    if family.ungrouped and sizes.heads_per_group > 1:
         raise InputError(
             f"llama.cpp's {config.model_type} wants a key/value head for each query head, this "
             f"model has {sizes.kv_heads} for {sizes.heads}",

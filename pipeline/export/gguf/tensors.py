@@ -23,6 +23,7 @@ from pipeline.export.gguf.families import GgufFamily
 from pipeline.surgery.coordinates import relaid
 from pipeline.surgery.safetensors_stream import StoredTensor
 
+HEAD, EMBEDDINGS = "lm_head.weight", "token_embd.weight"  # transformers' name, llama.cpp's
 LARGEST_F16 = 65504.0
 EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(.*)")
 SUFFIXES = (".weight", ".bias")
@@ -66,10 +67,9 @@ def gguf_tensors(
     names = get_tensor_name_map(gguf_architecture(checkpoint, family), checkpoint.sizes.layers)
     architecture = checkpoint.architecture
     root = architecture.prefix.removesuffix(architecture.stored_prefix or architecture.prefix)
-    for own, stored in _stacked(checkpoint.tensors).items():
-        if own == "lm_head.weight" and checkpoint.config.tie_word_embeddings:
-            _check_tied(checkpoint, stored[0])
-            continue
+    tensors = _stacked(checkpoint.tensors)
+    (head,) = tensors.pop(HEAD, (None,)) if checkpoint.config.tie_word_embeddings else (None,)
+    for own, stored in tensors.items():
         full = own if own.startswith("lm_head.") else root + own
         name = names.get_name(full, SUFFIXES)
         name = name or names.get_name(full.removeprefix("transformer."), SUFFIXES)
@@ -77,6 +77,8 @@ def gguf_tensors(
             raise InputError(
                 f"llama.cpp has no place for the tensor {own!r}", where=str(stored[0].file)
             )
+        if name == EMBEDDINGS and head is not None:
+            _check_tied(stored[0], head)
         change = _change(checkpoint, family, full)
         shape = tuple(change(torch.empty(stored[0].shape, device="meta")).shape)
         kind = _kind(name, shape, wanted)
@@ -85,10 +87,9 @@ def gguf_tensors(
         yield GgufTensor(name, stored, shape, kind, change)
 
 
-def _check_tied(checkpoint: Checkpoint, head: StoredTensor) -> None:
+def _check_tied(embeddings: StoredTensor, head: StoredTensor) -> None:
     """Refuse a head that is stored apart where the config ties it: the file would lack it."""
-    embedding = checkpoint.embedding
-    if embedding is None or any(map(operator.ne, embedding.chunks(), head.chunks())):
+    if any(map(operator.ne, embeddings.chunks(), head.chunks())):
         raise InputError(
             "its config ties the embeddings, and its stored head is another: transformers computes "
             "with that head, llama.cpp would with the embeddings",

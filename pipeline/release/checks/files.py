@@ -147,7 +147,7 @@ def _left_by_download(path: Path, name: str) -> bool:
     if not name.startswith(f"{DOWNLOAD}/") or path.is_symlink() or not path.is_file():
         return False
     parts, size = PurePosixPath(name.removeprefix(f"{DOWNLOAD}/")), path.stat().st_size
-    if parts.match("trees/*.json") and len(parts.parts) == len(("trees", "*.json")):
+    if str(parts.parent) == "trees" and parts.suffix == ".json":
         return size <= TREE_BYTES
     listed = str(parts) in OF_DOWNLOAD or (
         parts.parts[0] == "download" and parts.suffix in (".lock", ".metadata")

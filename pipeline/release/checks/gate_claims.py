@@ -16,9 +16,11 @@ from pipeline.evaluation.gates import (
     GateResult,
     Verdict,
     decide,
+    difference_of,
     drop_of,
     in_words,
     judge_gate,
+    worst,
 )
 from pipeline.evaluation.results import Evaluation
 from pipeline.recipe import Gate, Statistics
@@ -27,7 +29,6 @@ from pipeline.release.checks.findings import Finding
 EVALUATION = "evaluation.json"
 FLOOR = 0.002  # figures that rounding may move, as a share of the value
 ARITHMETIC = 1e-9
-WORST_FIRST = ("FAIL", "INCONCLUSIVE", "PASS")
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 NEEDED = re.compile(r", about [\d,]+ could$")
 # Why a gate is inconclusive, in the words of `gates` and `paired`.
@@ -111,13 +112,15 @@ def _contradictions(claimed: dict[str, Any], recipe: Any, same_words: bool) -> I
     level = statistics.level / max(len(gates), 1)
     if not math.isclose(claimed["level_of_each_gate"], level):
         yield f"the level of its gates is not what its recipe gives: {level:.4g}"
-    decisions = {gate["decision"] for gate in gates}
-    if claimed["verdict"] != next((each for each in WORST_FIRST if each in decisions), "UNJUDGED"):
+    if claimed["verdict"] != worst(gate["decision"] for gate in gates):
         yield f"its verdict {claimed['verdict']} is not that of its gates"
     for claim, gate in zip(gates, stated, strict=True):
         drops = _from_figures(gate, claimed)
-        drop = drops[0].drop - sum(other.drop for other in drops[1:])
-        given = {"base": drops[0].before, "pruned": drops[0].after, "drop": drop}
+        given = {
+            "base": drops[0].before,
+            "pruned": drops[0].after,
+            "drop": difference_of(drops),
+        }
         wrong = [key for key, value in given.items() if not _close(claim[key], value, ARITHMETIC)]
         for key in wrong or _does_not_follow(claim, gate, drops, same_words):
             name = _name(_definition(claim))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml  # type: ignore[import-untyped]
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from pipeline.cache import json_bytes
@@ -28,6 +28,7 @@ from pipeline.release.report.results import gate_rows, headlines, measured
 from pipeline.release.report.svg import STYLE, Drawing
 from pipeline.release.report.verdict import verdict_words
 from pipeline.release.results import size_rows
+from pipeline.rendering import environment
 
 NAME = "report.html"
 FIGURES = "figures"
@@ -121,22 +122,15 @@ def _page(manifest: dict[str, Any], figures: dict[str, list[Drawing]]) -> str:
 
 
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("pipeline.release"),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=True,
-    )
-    environment.filters |= {
+    templates = environment("pipeline.release", html=True)
+    templates.filters |= {
         "count": lambda value: f"{value:,}",
         "percent": lambda value: f"{100 * value:.1f} %",
         "figure": lambda value: f"{value:.2g}",
         "duration": _duration,
         "listed": lambda origin: ", ".join(f"{key} {value}" for key, value in origin.items()),
     }
-    return environment
+    return templates
 
 
 def _style() -> Markup:

@@ -1,0 +1,144 @@
+"""Points of a curve: the base masked by a choice, and asked for the next tokens of held-out text.
+
+Each is cached by what determined it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.cache import Cache, digest_of, read_json, write_json
+from pipeline.errors import InputError
+from pipeline.evaluation.curves import Hits
+from pipeline.evaluation.loading import default_device, key_of_model
+from pipeline.evaluation.model import TokenBudgetLM, load_lm
+from pipeline.evaluation.next_token import Document, predict, read_documents
+from pipeline.progress import Progress
+from pipeline.recipe import Recipe, Side
+from pipeline.selection.plan import Plan
+from pipeline.stages.base import Base
+from pipeline.stages.choose import Choice, masking
+from pipeline.stages.texts import Texts
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Point:
+    """One cut of a curve.
+
+    Attributes:
+        fraction: as asked for.
+        removed: share of the kind's units that is gone.
+        hits: by text, hits and tokens of each document.
+        losses: by text, the loss a token in nats.
+    """
+
+    fraction: float
+    removed: float
+    hits: Hits
+    losses: Mapping[str, float]
+
+
+class Judge:
+    """Masks the base by a choice, and asks it for the next tokens of the held-out texts."""
+
+    def __init__(
+        self,
+        base: Base,
+        recipe: Recipe,
+        texts: Texts,
+        tokens: int,
+        cache: Cache,
+        progress: Progress,
+    ) -> None:
+        self.base, self.recipe, self.cache, self.progress = base, recipe, cache, progress
+        self.sides = _judging(recipe)
+        self.documents: dict[str, list[Document]] = {
+            name: read_documents(texts.held_out[name], base.tokenizer, tokens)
+            for name in self.sides
+        }
+
+    @cached_property
+    def _lm(self) -> TokenBudgetLM:
+        settings = self.recipe.evaluate
+        return load_lm(
+            self.base.model.path,
+            dtype=settings.dtype,
+            batch_tokens=settings.batch_tokens,
+            progress=self.progress,
+            terms=self.base.terms,
+        )
+
+    def point(self, fraction: float, choice: Choice | None) -> Point:
+        """Return a choice's point; of no choice, the base."""
+        model, settings = self.base.model, self.recipe.evaluate
+        key = {
+            **key_of_model(
+                model.path,
+                model.weights_sha256,
+                settings.dtype,
+                default_device(),
+                self.base.terms,
+            ),
+            "format": FORMAT,
+            "lm_eval": version("lm_eval"),
+            "documents": digest_of(self.documents),
+            "plan": choice.plan.to_json() if choice else None,
+            "maps": _maps_key(choice) if choice else None,
+        }
+        folder = self.cache.get("curve", key, lambda new: self._ask(new, choice))
+        found = read_json(folder / "documents.json")
+        removed = _share(choice.plan) if choice else 0.0
+        hits = {name: np.array(own["top1"], dtype=float) for name, own in found.items()}
+        sums = {name: np.array(own["loss"], dtype=float).sum(axis=0) for name, own in found.items()}
+        losses = {name: float(total / tokens) for name, (total, tokens) in sums.items()}
+        return Point(fraction, removed, hits, losses)
+
+    def _ask(self, folder: Path, choice: Choice | None) -> None:
+        lm, found = self._lm, {}
+        masks = masking(self.base, choice.plan, choice.maps, lm.model) if choice else nullcontext()
+        with masks:
+            for name, documents in self.documents.items():
+                lm.label = name
+                found[name] = predict(lm, documents)
+        write_json(folder / "documents.json", found)
+
+
+def _judging(recipe: Recipe) -> dict[str, Side]:
+    """The corpora that judge, by their side."""
+    sides: dict[str, Side] = {}
+    for side in ("forget", "retain"):
+        own = [corpus for each, corpus in recipe.corpora if each == side and corpus.use != "scored"]
+        whole = [corpus for corpus in own if corpus.use == "held_out"]
+        if not own:
+            raise InputError(
+                f"no {side} text is held out, so that nothing judges a point",
+                where=side,
+                remedy="give a corpus use: both or held_out",
+            )
+        sides |= {corpus.name: side for corpus in whole or own}
+    return sides
+
+
+def _maps_key(choice: Choice) -> str | None:
+    """Digest of the maps; None if there are none."""
+    if not choice.maps:
+        return None
+    digest = hashlib.sha256()
+    for name, each in sorted(choice.maps.items()):
+        digest.update(name.encode() + each.map_PS.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _share(plan: Plan) -> float:
+    """Share of the units that is gone, of the kind of which most is."""
+    return max(1 - kept / total for kept, total in plan.counts().values())
