@@ -39,6 +39,7 @@ def curve(
         str | None, typer.Option(help="Fractions of what selects at once, with commas.")
     ] = None,
     tokens: Annotated[int, typer.Option(min=1, help="Tokens of each judged text.")] = 4000,
+    png: Annotated[bool, typer.Option("--png", help="Write the figure as PNG too.")] = False,
     out: Annotated[Path, typer.Option(help="The output goes to OUT/<recipe>-curve.")] = Path("out"),
     set_: SetOption = None,
     cache_dir: CacheOption = None,
@@ -49,22 +50,25 @@ def curve(
     from pipeline.cache import Cache
     from pipeline.curve import FRACTIONS, draw, write
     from pipeline.recipe_file import load_recipe
+    from pipeline.release.report.png import check_png
 
+    if png:
+        check_png()
     loaded = load_recipe(recipe, set_ or ())
     chosen = [*_known(settings), *map(_own, also or ())]
     wanted = FRACTIONS if fractions is None else _numbers(fractions)
     cache, progress = Cache(cache_dir), Progress(style_of(json_, quiet))
     curves = draw(loaded, chosen, wanted, tokens, cache, progress)
     target = out.expanduser() / f"{loaded.recipe.name}-curve"
-    write(curves, target)
+    files = write(curves, target, png)
     if json_:
-        print_json({"event": "result", "folder": str(target), **curves.as_dict()})
+        print_json({"event": "result", "folder": str(target), "files": files, **curves.as_dict()})
     else:
-        show(curves, target)
+        show(curves, target, files)
     return EXIT_PASS
 
 
-def show(curves: Curves, target: Path) -> None:
+def show(curves: Curves, target: Path, files: list[str]) -> None:
     """Print the figures of each curve, with their intervals."""
     texts: dict[str, list[str]] = {"forget": [], "retain": []}
     for name, side in curves.judges.sides.items():
@@ -80,7 +84,7 @@ def show(curves: Curves, target: Path) -> None:
         ]
         table.add_row(setting, *cells)
     Console().print(table)
-    typer.echo(f"Where:   {target}  (points.csv, figures.json)")
+    typer.echo(f"Where:   {target}  ({', '.join(files)})")
 
 
 def _known(text: str) -> list[Setting]:

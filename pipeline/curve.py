@@ -18,6 +18,8 @@ from pipeline.evaluation.curves import LIMIT, Figure, Judges, figures
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.recipe_file import LoadedRecipe, load_recipe
+from pipeline.release.report.curves import Place, curves_figure
+from pipeline.release.report.png import as_png
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, open_base, within
 from pipeline.stages.choose import Choice, choices, choose
@@ -62,6 +64,15 @@ class Curves:
                     },
                     **{f"loss {k}": round(v, 6) for k, v in sorted(point.losses.items())},
                 }
+
+    def lines(self) -> dict[str, list[Place]]:
+        """The points as a figure takes them."""
+        lines: dict[str, list[Place]] = {}
+        for row in self.rows():
+            cost, forgotten = row["retain_drop"], row["forget_drop"]
+            hint = f"{row['fraction']:.1%}: forgotten {forgotten:.1%}, cost {cost:.1%}"
+            lines.setdefault(row["setting"], []).append(Place(cost, forgotten, hint))
+        return lines
 
     def as_dict(self) -> dict[str, Any]:
         """For `--json` and `figures.json`."""
@@ -128,15 +139,20 @@ def draw(
     return Curves(loaded.recipe.name, judges, points, found)
 
 
-def write(curves: Curves, target: Path) -> None:
-    """Write `points.csv` and `figures.json` into a folder that appears whole or not at all."""
+def write(curves: Curves, target: Path, png: bool = False) -> list[str]:
+    """Write what was drawn into a folder that appears whole or not at all; return the files."""
     rows = list(curves.rows())
+    drawing = curves_figure(curves.lines()).file()
     with new_folder(target) as folder:
         with (folder / "points.csv").open("w", encoding="utf-8", newline="") as stream:
             table = csv.DictWriter(stream, list(rows[0]))
             table.writeheader()
             table.writerows(rows)
         write_json(folder / "figures.json", curves.as_dict())
+        (folder / "curve.svg").write_bytes(drawing)
+        if png:
+            (folder / "curve.png").write_bytes(as_png(drawing))
+    return sorted(path.name for path in target.iterdir())
 
 
 def _points(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,9 @@ from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest_schema import problems, upgraded
 from pipeline.progress import Progress
 from pipeline.release.report.page import report_files
+from pipeline.release.report.png import as_png, check_png
 from pipeline.sources.releases import fetch_release, short_name
 from pipeline.verify import manifest_of
-
-PACKAGE = "resvg_py"
-ZOOM = 3  # dots for each unit of a figure: 1440 across
 
 
 def make_report(reference: str, out: Path | None, png: bool, progress: Progress) -> dict[str, Any]:
@@ -33,12 +30,8 @@ def make_report(reference: str, out: Path | None, png: bool, progress: Progress)
             is the release's own.
         BrokenError: the disk has no room.
     """
-    if png and importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(
-            f"the package {PACKAGE}, which draws PNG, is not installed",
-            where="--png",
-            remedy='install it: pip install "unlearn-pipeline[figures]"',
-        )
+    if png:
+        check_png()
     folder = fetch_release(reference, progress, only=(MANIFEST,))
     target = out or Path(f"{short_name(reference)}-report")
     if out is None and Path(reference).is_dir():
@@ -52,7 +45,7 @@ def make_report(reference: str, out: Path | None, png: bool, progress: Progress)
     files = _files(manifest_of(folder), folder)
     if png:
         drawings = {name: content for name, content in files.items() if name.endswith(".svg")}
-        files |= {f"{name[:-4]}.png": _as_png(content) for name, content in drawings.items()}
+        files |= {f"{name[:-4]}.png": as_png(content) for name, content in drawings.items()}
     try:
         for name, content in files.items():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,9 +69,3 @@ def _files(manifest: dict[str, Any], folder: Path) -> dict[str, bytes]:
         where=str(folder / MANIFEST),
         remedy="`unlearn verify` says whether the release is what it says",
     )
-
-
-def _as_png(drawing: bytes) -> bytes:
-    import resvg_py
-
-    return bytes(resvg_py.svg_to_bytes(svg_string=drawing.decode(), zoom=ZOOM))

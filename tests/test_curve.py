@@ -6,6 +6,7 @@ import csv
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -14,6 +15,10 @@ from tiny_models import base_of, load, make_model
 from tiny_recipe import CODE, PROSE, write_recipe
 
 from pipeline.cache import read_json
+from pipeline.release.report.curves import Place, curves_figure
+from pipeline.release.report.svg import WIDTH
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def cycle(words: list[str], start: int, length: int) -> str:
@@ -112,6 +117,36 @@ def test_steps_are_scored_again(unlearn: Unlearn, recipe: Path) -> None:
     assert fractions[:3] == pytest.approx([0.02, 0.04, 0.06])
     drops = [row["retain_drop"] for row in found["points"]]
     assert all(drop <= 0.3 for drop in drops[:-1])  # and stops behind the limit
+
+
+def test_the_figure_shows_every_point(unlearn: Unlearn, recipe: Path) -> None:
+    found = result_of(unlearn, recipe, "--settings", "recipe,random", "--png")
+    assert found["files"] == ["curve.png", "curve.svg", "figures.json", "points.csv"]
+    folder = Path(found["folder"])
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    drawn = ElementTree.parse(folder / "curve.svg").getroot()
+    hints = [each.text for each in drawn.iterfind(f".//{SVG}circle/{SVG}title")]
+    assert hints == [
+        f"{row['fraction']:.1%}: forgotten {row['forget_drop']:.1%}, cost {row['retain_drop']:.1%}"
+        for row in found["points"]
+    ]
+    words = [each.text for each in drawn.iterfind(f"{SVG}text")]
+    assert words[:2] == ["recipe", "random"]
+
+
+def test_a_figure_can_hold_any_curve() -> None:
+    """Better than the base, worse than nothing, no point at all: all lie within the canvas."""
+    lines = {
+        "": [],
+        "a": [Place(-0.1, 1.2, "<b>"), Place(0.9, -0.3, "")],
+        **{f"line {number}": [Place(0.0, 0.0, "")] for number in range(9)},
+    }
+    for own in ({}, lines):
+        drawing = curves_figure(own, Place(0.1, 0.5, "here"))
+        root = ElementTree.fromstring(drawing.file())
+        for circle in root.iterfind(f"{SVG}circle"):
+            assert 0 <= float(circle.get("cx", "")) <= WIDTH
+            assert 0 <= float(circle.get("cy", "")) <= drawing.height
 
 
 @pytest.mark.parametrize(

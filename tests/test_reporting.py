@@ -75,7 +75,7 @@ def test_bad_input(
         assert result.code == 2 and message in result.err, result.err
         assert "Traceback" not in result.err
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.reporting.PACKAGE", "no_such_package")
+        patch.setattr("pipeline.release.report.png.PACKAGE", "no_such_package")
         result = unlearn("report", made.folder, "--png", "--quiet")
         assert result.code == 2 and "unlearn-pipeline[figures]" in result.err
     untell(made.folder)

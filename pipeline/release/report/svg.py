@@ -84,6 +84,11 @@ class Drawing:
         path = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
         self._add('<path d="M{}z" class="{}"/>', path, look)
 
+    def path(self, points: Iterable[tuple[float, float]], look: str) -> None:
+        """Draw a line through the points."""
+        path = "L".join(f"{_number(x)} {_number(y)}" for x, y in points)
+        self._add('<path d="M{}" class="{}"/>', path, look)
+
     def text(self, x: float, y: float, words: str, look: str, anchor: str = "start") -> None:
         """Write words; `anchor` is the end of them that stands at x: start, middle or end."""
         self._add(

@@ -1,0 +1,97 @@
+"""Forgetting against its cost, as a figure: one line for each way to select."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from pipeline.release.report.svg import WIDTH, Drawing
+
+LEFT, RIGHT, TALL = 44.0, WIDTH - 10.0, 300.0
+COLOURS = 8  # classes of `figure.css`; further lines begin anew
+COLUMN = (RIGHT - LEFT) / 2  # of the legend
+STEP = 0.05  # between the marks of the cost
+
+
+class Place(NamedTuple):
+    """A point of a curve.
+
+    Attributes:
+        cost: relative drop of the retain text's accuracy.
+        forgotten: that of the forget text's.
+        hint: what is shown to who points at it.
+    """
+
+    cost: float
+    forgotten: float
+    hint: str
+
+
+def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = None) -> Drawing:
+    """Every line from the base on, whose drops are none.
+
+    Args:
+        lines: by name, the points in the order of what they remove.
+        chosen: a point to mark.
+    """
+    drawing = Drawing(
+        "curve",
+        "Forgetting against its cost",
+        "Further up is more forgotten, further to the right costs more of what should be kept. On "
+        "the dashed line both lose the same share."
+        + (" The ring marks what was released." if chosen else ""),
+    )
+    for number, name in enumerate(lines):
+        x, y = LEFT + COLUMN * (number % 2), 12.0 + 20 * (number // 2)
+        drawing.dot(x + 5, y - 1, 5, _look(number))
+        drawing.text(x + 15, y + 3.5, name, "words")
+    top = 24.0 + 20 * ((len(lines) + 1) // 2)
+    places = [place for line in lines.values() for place in line]
+    widest = max((place.cost for place in places), default=0.0)
+    scale = _Scale(top + 20, STEP * max(-(-widest // STEP), 1))
+    _axes(drawing, scale)
+    for number, line in enumerate(lines.values()):
+        corners = [scale(0, 0), *(scale(place.cost, place.forgotten) for place in line)]
+        drawing.path(corners, f"curve n{number % COLOURS}")
+        for place in line:
+            x, y = scale(place.cost, place.forgotten)
+            drawing.dot(x, y, 3.5, _look(number), place.hint)
+    if chosen:
+        drawing.dot(*scale(chosen.cost, chosen.forgotten), 8, "ring", chosen.hint)
+    drawing.height = scale.bottom + 42
+    return drawing
+
+
+class _Scale(NamedTuple):
+    top: float
+    widest: float
+
+    @property
+    def bottom(self) -> float:
+        return self.top + TALL
+
+    def __call__(self, cost: float, forgotten: float) -> tuple[float, float]:
+        """Where a point is; what got better than the base is drawn at the edge."""
+        x = LEFT + (RIGHT - LEFT) * min(max(cost / self.widest, 0.0), 1.0)
+        return x, self.bottom - TALL * min(max(forgotten, 0.0), 1.0)
+
+
+def _axes(drawing: Drawing, scale: _Scale) -> None:
+    drawing.text(LEFT, scale.top - 10, "forgotten, share of the base's accuracy", "tick")
+    for quarter in range(5):
+        _, y = scale(0, quarter / 4)
+        drawing.line(LEFT, y, RIGHT, y, "grid")
+        drawing.text(LEFT - 6, y + 4, f"{25 * quarter} %", "tick", "end")
+    every = 1 if scale.widest < 0.4 else 2
+    for number in range(0, round(scale.widest / STEP) + 1, every):
+        x, _ = scale(number * STEP, 0)
+        drawing.line(x, scale.bottom, x, scale.bottom + 4, "grid")
+        anchor = "end" if x > RIGHT - 10 else "middle"
+        drawing.text(x, scale.bottom + 18, f"{100 * number * STEP:.0f} %", "tick", anchor)
+    words = "lost of what should be kept, share of the base's accuracy"
+    drawing.text(RIGHT, scale.bottom + 36, words, "tick", "end")
+    drawing.line(*scale(0, 0), *scale(scale.widest, scale.widest), "chance")
+
+
+def _look(number: int) -> str:
+    return f"dot n{number % COLOURS}"
