@@ -674,9 +674,9 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"format": 4', b'"format": true', "its format is no integer"),
-        (b'"format": 4', b'"format": 4.0', "its format is no integer"),
-        (b'"format": 4', b'"format": 4, "format": 4', "'format' is there twice"),
+        (b'"format": 5', b'"format": true', "its format is no integer"),
+        (b'"format": 5', b'"format": 5.0', "its format is no integer"),
+        (b'"format": 5', b'"format": 5, "format": 5', "'format' is there twice"),
         (b'"seed": 0', b'"seed": NaN', "Out of range float values"),
         (b"{", b"\xef\xbb\xbf{", "BOM"),
         (b"{", b"{" + b"[" * 200_000, "pruning_manifest.json that can be read"),
