@@ -374,6 +374,13 @@ class Compensate(Section):
         description="Ridge term of each unit, as a share of its own second moment, so that units "
         "with massive activations do not set it for the others.",
     )
+    forget_weight: float = Field(
+        0.0,
+        ge=0.0,
+        description="How much it counts that kept units keep silent on forget text, where they "
+        "would stand in for removed ones too: weight of the forget text's second moments beside "
+        "the retain text's.",
+    )
     publish_maps: bool = Field(
         True,
         description="Put the compensation maps beside the checkpoint, so that anyone can check the "

@@ -246,9 +246,11 @@ def test_without_maps_the_compensation_is_unverified(release: Any) -> None:
     assert made.verify()[0] == 1
 
 
-def test_recomputing_needs_no_maps(release: Any) -> None:
-    made = release("llama", "compensate.publish_maps=false")
-    code, found = made.verify("--recompute", "--recipe", made.recipe)
+@pytest.mark.parametrize("more", [(), ("compensate.forget_weight=0.5",)])
+def test_recomputing_needs_no_maps(release: Any, more: tuple[str, ...]) -> None:
+    made = release("llama", "compensate.publish_maps=false", *more)
+    own = [option for each in more for option in ("--set", each)]
+    code, found = made.verify("--recompute", "--recipe", made.recipe, *own)
     assert (code, found["verdict"]) == (0, "VERIFIED")
     assert any("100.0% of the removed ffn" in note for note in found["notes"])
     assert found["tensors"]["unverified"] == 0
