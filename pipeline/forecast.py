@@ -90,6 +90,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     output = round(size * left / parameters)
     return {
         "recipe": recipe.name,
+        "extends": [path.stem for path in loaded.parents],
         "description": recipe.description,
         "model": {
             "name": model.name,

@@ -582,6 +582,11 @@ class Recipe(Section):
 
     name: Name = Field(description="Name of the recipe; the output folder is named after it.")
     description: Text = Field(description="What is removed and why, for the model card.")
+    extends: Text | None = Field(
+        None,
+        description="Recipe from which this one starts, by name or path: sections merge, corpora "
+        "by `name` and tasks by `task` (`remove: true` drops one), other lists are replaced.",
+    )
     language: Text = Field("en", description="Language of the retained text, for the model card.")
     seed: int = Field(0, ge=0, strict=True, description="Seed of everything that is random.")
     model: Model = Field(description="The base model.")
@@ -612,8 +617,8 @@ class Recipe(Section):
     )
 
     def what_makes_the_result(self) -> dict[str, Any]:
-        """All but where the result is published, as JSON: that changes nothing of it."""
-        return self.model_dump(mode="json", exclude={"publish"})
+        """All but where it is published and what was extended, as JSON: they change nothing."""
+        return self.model_dump(mode="json", exclude={"publish", "extends"})
 
     @property
     def corpora(self) -> tuple[tuple[Side, Corpus], ...]:

@@ -30,12 +30,12 @@ class Places:
 
     Args:
         file: the recipe's path, as shown to the reader.
-        lines: line and column of each key in the file.
+        lines: file and line of each key; the file is another one's that the recipe extends.
         overrides: the override that set a key, and everything below it.
     """
 
     file: str
-    lines: dict[KeyPath, tuple[int, int]]
+    lines: dict[KeyPath, tuple[str, int]]
     overrides: dict[KeyPath, str] = field(default_factory=dict)
 
     def of(self, path: KeyPath) -> str:
@@ -46,7 +46,8 @@ class Places:
             if path[:length] in self.lines:
                 below = [o for key, o in self.overrides.items() if key[: len(path)] == path]
                 changed = "".join(f", --set {o}" for o in below) if path else ""
-                return f"{self.file}:{self.lines[path[:length]][0]}{changed}"
+                file, line = self.lines[path[:length]]
+                return f"{file}:{line}{changed}"
         return self.file
 
     def override(self, path: KeyPath, text: str) -> None:
@@ -56,11 +57,11 @@ class Places:
         self.overrides = {k: v for k, v in self.overrides.items() if k[:below] != path}
         self.overrides[path] = text
 
-    def order(self, path: KeyPath) -> tuple[bool, int]:
-        """Return what errors are sorted by: their line, and overrides last."""
+    def order(self, path: KeyPath) -> tuple[bool, bool, int]:
+        """Return what errors are sorted by: the recipe's own, their line, and overrides last."""
         known = [path[:n] for n in range(len(path) + 1) if path[:n] in self.lines]
-        line = self.lines[known[-1]][0] if known else 0
-        return self.of(path).startswith("--set"), line
+        file, line = self.lines[known[-1]] if known else (self.file, 0)
+        return self.of(path).startswith("--set"), file != self.file, line
 
 
 def explain(error: ValidationError, places: Places) -> list[InputError]:

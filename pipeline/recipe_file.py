@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from pipeline.cache import check_permission, digest_of
 from pipeline.errors import InputError
 from pipeline.recipe import PathSource, Recipe
 from pipeline.recipe_errors import Places, explain
+from pipeline.recipe_extends import Part, extended
 from pipeline.recipe_override import apply_override
 from pipeline.recipe_schema import expected, node_at, shown
 from pipeline.recipe_yaml import Document, read_yaml
@@ -35,6 +37,7 @@ class LoadedRecipe:
         recipe: the recipe with its overrides.
         path: file that it was read from.
         folder: folder of that file, at which relative paths of the recipe start.
+        parents: files of the recipes that it extends, nearest first.
         overrides: the overrides, as given.
         digest: SHA-256 of the recipe with its overrides and defaults; comments do not change it,
             and neither does where the result is published.
@@ -43,6 +46,7 @@ class LoadedRecipe:
     recipe: Recipe
     path: Path
     folder: Path
+    parents: tuple[Path, ...]
     overrides: tuple[str, ...]
     digest: str
 
@@ -53,7 +57,7 @@ class LoadedRecipe:
         named += [Path(name) for name in self.recipe.evaluate.task_folders]
         if self.recipe.publish is not None:
             named += [Path(name).expanduser() for name in self.recipe.publish.extra]
-        return [self.path, *(self.folder / path for path in named)]
+        return [self.path, *self.parents, *(self.folder / path for path in named)]
 
 
 class ListedRecipe(NamedTuple):
@@ -86,9 +90,9 @@ def load_recipe(
         PermissionError: it may not be read.
     """
     path = _find(name_or_path, folder)
-    document = _read(path)
-    data: dict[str, Any] = document.value
-    places = Places(_shown_path(path), document.positions)
+    whole, parents = extended(path, _part, partial(_find_parent, folder=folder))
+    data: dict[str, Any] = whole.value
+    places = Places(_shown_path(path), whole.places)
     problems: list[InputError] = []
     for override in overrides:
         try:
@@ -107,6 +111,7 @@ def load_recipe(
         recipe=recipe,
         path=path,
         folder=path.parent,
+        parents=tuple(parents),
         overrides=tuple(overrides),
         digest=digest_of(recipe.what_makes_the_result()),
     )
@@ -154,6 +159,24 @@ def _find(name_or_path: str, folder: Path | None) -> Path:
         remedy=f"{hint}Available: {', '.join(sorted(available)) or 'none'}; "
         "or give the path of a .yaml file",
     )
+
+
+def _find_parent(name: str, place: Path, folder: Path | None) -> Path:
+    """What a recipe of a folder extends: beside it, else as any recipe is found.
+
+    One that came with this installation extends none but those that did too.
+    """
+    beside = (place / Path(name).expanduser()).resolve()
+    for path in (beside, *(beside.with_name(f"{beside.name}{suffix}") for suffix in SUFFIXES)):
+        if path.suffix in SUFFIXES and path.is_file():
+            return path
+    return _find(name, shipped_recipes_folder() if place == shipped_recipes_folder() else folder)
+
+
+def _part(path: Path) -> Part:
+    document, where = _read(path), _shown_path(path)
+    lines = {key: (where, line) for key, (line, _) in document.positions.items()}
+    return Part(document.value, lines)
 
 
 def _available(folder: Path | None) -> dict[str, Path]:

@@ -54,8 +54,26 @@ def apply_override(data: dict[str, Any], override: str) -> KeyPath:
             break
         container = _step_into(container, key, path, where)
     _drop_other_origin(container, path)
-    container[key] = _from_here(value, path)
+    container[key] = paths_from(Path.cwd(), value, path)
     return path
+
+
+def paths_from(folder: Path, value: Any, path: KeyPath = ()) -> Any:
+    """Make relative paths of a recipe's part absolute, which start at some folder.
+
+    Args:
+        folder: where they start.
+        value: the part; it is not changed.
+        path: where it stands in the recipe.
+    """
+    if isinstance(value, dict):
+        return {key: paths_from(folder, inner, (*path, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [paths_from(folder, inner, (*path, index)) for index, inner in enumerate(value)]
+    names = [key for key in path if isinstance(key, str)]
+    if isinstance(value, str) and value and names and names[-1] in PATH_KEYS:
+        return str(folder / Path(value).expanduser())
+    return value
 
 
 def _next_key(
@@ -123,18 +141,6 @@ def _drop_other_origin(container: Any, path: KeyPath) -> None:
         if path[-1] in branch["required"]:
             for other in set(container) - set(branch["properties"]):
                 del container[other]
-
-
-def _from_here(value: Any, path: KeyPath) -> Any:
-    """Make relative paths absolute: those of a file start at its folder, these do not."""
-    if isinstance(value, dict):
-        return {key: _from_here(inner, (*path, key)) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_from_here(inner, (*path, index)) for index, inner in enumerate(value)]
-    names = [key for key in path if isinstance(key, str)]
-    if isinstance(value, str) and value and names and names[-1] in PATH_KEYS:
-        return str(Path.cwd() / Path(value).expanduser())
-    return value
 
 
 def _prefix(path: KeyPath) -> str:

@@ -128,6 +128,8 @@ def show_forecast(forecast: dict[str, Any], console: Console | None = None) -> N
     console = console or terminal()
     title = f"[bold]{forecast['recipe']}[/]: {escape(forecast['description'])}"
     console.print(title, soft_wrap=True)
+    if forecast["extends"]:
+        console.print(f"Recipe:  extends {escape(', '.join(forecast['extends']))}")
     model = forecast["model"]
     console.print(f"Model:   {escape(model['name'])} ({model['kind']}, {model['architecture']})")
     for line in forecast["units"]:
