@@ -19,7 +19,7 @@ from pipeline.cli import app
 from pipeline.stages.base import Base
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS = [
     "scoring={forget_tokens: 600, retain_tokens: 900, sequence_length: 32}",
     "select.ffn.multiple_of=8",
