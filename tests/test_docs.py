@@ -1,21 +1,16 @@
-"""What README and docs show: the recipe runs, and every command that they name exists."""
+"""What README and docs show: recipes and links. tests/documentation runs their commands."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 
-import click
-import pytest
-import typer
 from command import Unlearn
 from tiny_recipe import write_recipe
 
 from pipeline.cache import read_json
-from pipeline.cli import app
 from pipeline.stages.base import Base
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -29,29 +24,6 @@ SETTINGS = [
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """Every command line of `unlearn` in a shell block, with the name of its page."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words and words[0].rpartition("/")[2] == "unlearn":
-                    found.append((page.name, words[1:]))
-    return found
-
-
-@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: str(value)[:60])
-def test_every_command_that_is_shown_exists(page: str, words: list[str]) -> None:
-    verbs = typer.main.get_command(app)
-    assert isinstance(verbs, click.Group) or hasattr(verbs, "commands")
-    command = verbs.commands[words[0]]
-    options = {name for parameter in command.params for name in parameter.opts}
-    for word in words[1:]:
-        if word.startswith("-"):
-            assert word in options, f"{page}: {' '.join(words)}"
 
 
 def test_the_recipe_of_the_readme_runs(
