@@ -26,6 +26,11 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
+def test_the_recipe_of_the_tutorial_is_the_file() -> None:
+    (recipe,) = blocks(ROOT / "docs/tutorial.md", "yaml")
+    assert recipe == (ROOT / "docs/tutorial/no-sql.yaml").read_text(encoding="utf-8")
+
+
 def test_the_recipe_of_the_readme_runs(
     unlearn: Unlearn, tiny_base: Callable[..., Base], tmp_path: Path
 ) -> None:
@@ -49,8 +54,19 @@ def test_the_recipe_of_the_readme_runs(
     ]
 
 
-def test_every_page_that_is_linked_exists() -> None:
+def test_every_page_and_heading_that_is_linked_exists() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = target.partition("#")
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                linked = page.parent / path if path else page
+                assert linked.exists(), f"{page.name}: {target}"
+                assert not heading or heading in headings(linked), f"{page.name}: {target}"
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    fenced = r"^(`{3,})[^\n]*\n.*?^\1$"
+    prose = re.sub(fenced, "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}

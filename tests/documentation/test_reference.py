@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -40,15 +39,3 @@ def test_every_option_of_every_verb_is_there() -> None:
             if parameter.param_type_name == "option":
                 for option in (*parameter.opts, *parameter.secondary_opts):
                     assert f"`{option}`" in sections[name], f"{name} {option}"
-
-
-@pytest.mark.parametrize("page", PAGES.values())
-def test_every_link_within_the_page_has_its_heading(page: Callable[[], str]) -> None:
-    text = page()
-    headings = {
-        re.sub(r"[^a-z0-9 _-]", "", line.lstrip("# ").lower()).replace(" ", "-")
-        for line in text.splitlines()
-        if line.startswith("#")
-    }
-    for target in re.findall(r"\]\(#([^)]+)\)", text):
-        assert target in headings
