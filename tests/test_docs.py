@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from command import Unlearn
 from tiny_recipe import write_recipe
 
 from pipeline.cache import read_json
+from pipeline.recipe_schema import node_at
+from pipeline.recipe_yaml import read_yaml
 from pipeline.stages.base import Base
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -52,6 +55,25 @@ def test_the_recipe_of_the_readme_runs(
         "next_token_poems",
         "next_token_prose",
     ]
+
+
+def test_every_key_of_a_recipe_that_is_shown_exists() -> None:
+    shown = [read_yaml(text, page.name).value for page in PAGES for text in blocks(page, "yaml")]
+    recipes = [each for each in shown if node_at(tuple(each)[:1]) is not None]
+    assert len(recipes) >= 5
+    for path in (path for recipe in recipes for path in keys(recipe)):
+        assert node_at(path) is not None, path
+
+
+def keys(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Paths of all keys of a section, those of sections below it too."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from keys(inner, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from keys(item, (*path, number))
 
 
 def test_every_page_and_heading_that_is_linked_exists() -> None:

@@ -105,8 +105,9 @@ def world(
     def make(page: str) -> Unlearn:
         base = tiny_base("llama", **WIDTH).model.path
         own = tiny_base("mixtral", intermediate_size=128).model.path if page == MIXTURE else base
+        for recipe in (ROOT / "recipes").glob("*.yaml"):
+            _recipe(tmp_path / "shipped", recipe.stem, base)
         for place, name, model in (
-            ("shipped", "no-code", base),
             ("recipes", "my-recipe", own),
             (".", "my-recipe", own),
             ("docs/tutorial", "no-sql", base),
