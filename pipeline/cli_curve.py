@@ -48,9 +48,10 @@ def curve(
 ) -> int:
     """Draw forgetting against its cost over the range of fractions, for several ways to select."""
     from pipeline.cache import Cache
-    from pipeline.curve import FRACTIONS, draw, write
+    from pipeline.curve import draw, write
     from pipeline.recipe_file import load_recipe
     from pipeline.release.report.png import check_png
+    from pipeline.stages.settings import FRACTIONS
 
     if png:
         check_png()

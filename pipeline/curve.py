@@ -13,22 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import Cache, new_folder, write_json
-from pipeline.errors import InputError
 from pipeline.evaluation.curves import LIMIT, Figure, Judges, figures
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe
-from pipeline.recipe_file import LoadedRecipe, load_recipe
+from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.report.curves import Place, curves_figure
 from pipeline.release.report.png import as_png
 from pipeline.sources.models import resolve_model
-from pipeline.stages.base import Base, open_base, within
-from pipeline.stages.choose import Choice, choices, choose
-from pipeline.stages.measure import Measurer
+from pipeline.stages.base import open_base, within
+from pipeline.stages.cuts import Cuts, check_settings
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.settings import Setting
-from pipeline.stages.texts import Texts, prepare
-
-FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)
+from pipeline.stages.texts import prepare
 
 
 @dataclass(frozen=True)
@@ -98,8 +93,6 @@ def draw(
 ) -> Curves:
     """Draw the curves of some settings, on the held-out texts of a recipe.
 
-    Whole sources that are held out judge where a side has any, else its held-out documents.
-
     Args:
         loaded: the recipe.
         settings: the ways to select.
@@ -112,29 +105,17 @@ def draw(
         InputError: a side has no held-out text, or a setting cannot be had of this model.
         BrokenError: the Hub cannot be reached.
     """
-    for setting in settings:  # before anything long begins
-        _recipe(loaded, setting, 0.1)
+    check_settings(loaded, settings)  # before anything long begins
     with progress.stage("Base model"):
         base = open_base(resolve_model(loaded.recipe.model, loaded.folder, cache, progress))
     with progress.stage("Texts"):
         texts = prepare(base, loaded, cache, progress)
     with within(loaded.recipe.model.max_memory, base, cache) as base:
-        judge = Judge(base, loaded.recipe, texts, tokens, cache, progress)
+        judge = Judge(base, loaded.recipe, texts.held_out, tokens, cache, progress)
         with progress.stage("Base"):
-            whole = judge.point(0.0, None)
-        judges = Judges(judge.sides, whole.hits)
-        for name, hits in whole.hits.items():
-            if not hits[:, 0].any():
-                raise InputError(
-                    f"the base predicts no token of {name} rightly, and no drop is a share of that",
-                    where=base.model.name,
-                    remedy="judge by other texts, or raise --tokens",
-                )
-        cuts = _Cuts(loaded, base, texts, fractions, cache, progress)
-        points = {}
-        for setting in settings:
-            with progress.stage(f"Curve {setting.name}: {setting.about}"):
-                points[setting.name] = list(_points(cuts.of(setting), judge, judges, progress))
+            judges = judge.judges()
+        cuts = Cuts(loaded, base, texts, fractions, cache, progress)
+        points = {setting.name: cuts.points(setting, judge, judges) for setting in settings}
     found = {name: figures(judges, [point.hits for point in own]) for name, own in points.items()}
     return Curves(loaded.recipe.name, judges, points, found)
 
@@ -153,65 +134,3 @@ def write(curves: Curves, target: Path, png: bool = False) -> list[str]:
         if png:
             (folder / "curve.png").write_bytes(as_png(drawing))
     return sorted(path.name for path in target.iterdir())
-
-
-def _points(
-    cuts: Iterator[tuple[float, Choice]], judge: Judge, judges: Judges, progress: Progress
-) -> Iterator[Point]:
-    """Yield the points of some cuts, until the retain drop is beyond `LIMIT`."""
-    for fraction, choice in cuts:
-        point = judge.point(fraction, choice)
-        forget, retain = (float(drop[0]) for drop in judges.drops([point.hits]))
-        progress.say(f"  {fraction:.1%}: forget −{forget:.1%}, retain −{retain:.1%}")
-        yield point
-        if retain > LIMIT:
-            return
-
-
-@dataclass(frozen=True)
-class _Cuts:
-    """What settings select from a base, each cut when it is asked for."""
-
-    loaded: LoadedRecipe
-    base: Base
-    texts: Texts
-    fractions: Sequence[float]
-    cache: Cache
-    progress: Progress
-
-    def of(self, setting: Setting) -> Iterator[tuple[float, Choice]]:
-        """Yield the fractions of a setting with their cuts."""
-        if setting.step is None:
-            measurer = self._measurer(_widest(self.loaded))
-            for fraction in self.fractions:
-                recipe = _recipe(self.loaded, setting, fraction)
-                yield fraction, choose(self.base, recipe, measurer, self.progress)
-            return
-        steps = round(1 / setting.step) - 1
-        recipe = _recipe(self.loaded, setting, setting.step * steps, f"select.steps={steps}")
-        measurer = self._measurer(recipe)
-        for number, choice in enumerate(choices(self.base, recipe, measurer, self.progress), 1):
-            yield setting.step * number, choice
-
-    def _measurer(self, recipe: Recipe) -> Measurer:
-        return Measurer(self.base, recipe, self.texts.sequences, self.cache, self.progress)
-
-
-def _recipe(loaded: LoadedRecipe, setting: Setting, fraction: float, *more: str) -> Recipe:
-    overrides = (*loaded.overrides, *setting.overrides, f"{setting.key}={fraction:g}", *more)
-    return load_recipe(str(loaded.path), overrides).recipe
-
-
-def _widest(loaded: LoadedRecipe) -> Recipe:
-    """A recipe whose scoring serves all settings that select at once."""
-    recipe = loaded.recipe
-    select, compensate = recipe.select, recipe.compensate
-    ffn, attention = (
-        part.model_copy(update={"fraction": 0.1}) for part in (select.ffn, select.attention)
-    )
-    return recipe.model_copy(
-        update={
-            "select": select.model_copy(update={"ffn": ffn, "attention": attention}),
-            "compensate": compensate.model_copy(update={"enabled": True}),
-        }
-    )

@@ -239,7 +239,8 @@ def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool
     """Second moments in float32, of every step, and the base if it has to be made."""
     each = sum(width**2 for width in _widths(recipe, sizes, sizes.experts))
     base = 0 if ready else parameters * BYTES[recipe.model.dtype]
-    return base + FLOAT32_BYTES * sizes.layers * each * recipe.select.steps
+    sides = 2 if recipe.compensate.forget_weight else 1
+    return base + FLOAT32_BYTES * sizes.layers * each * recipe.select.steps * sides
 
 
 def _maps_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
@@ -253,8 +254,10 @@ def _maps_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
 
 def _minutes(recipe: Recipe, parameters: int, evaluated_tokens: int) -> tuple[float, float]:
     """Shortest and longest time that the run can be expected to take."""
-    factor = MOMENTS_FACTOR if recipe.compensate.enabled else 1.0
-    scoring = recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
+    compensate = recipe.compensate
+    factor = MOMENTS_FACTOR if compensate.enabled else 1.0
+    forget = factor if compensate.forget_weight else 1.0
+    scoring = forget * recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
     models = 2 if recipe.control is None else 3
     tokens = scoring * recipe.select.steps + models * evaluated_tokens
     seconds = 2 * parameters * tokens / _rate(recipe.model.dtype)

@@ -22,6 +22,16 @@ MemorySize = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?[KMG]i?B$", strict
 Importance = Literal["abs", "rms", "std", "freq"]
 Use = Literal["scored", "held_out", "both"]
 Side = Literal["forget", "retain"]
+SettingName = Literal[
+    "recipe",
+    "taker-abs",
+    "taker-abs-once",
+    "random",
+    "magnitude",
+    "uncompensated",
+    "ffn",
+    "heads",
+]
 
 
 class Section(BaseModel):
@@ -284,6 +294,38 @@ class ExpertSelection(Section):
     )
 
 
+class ForgetTarget(Section):
+    """How little of the forget text's next tokens is to be left."""
+
+    accuracy: PositiveFraction = Field(
+        description="Share of the next tokens that are still predicted rightly, at most."
+    )
+
+
+class Until(Section):
+    """What matters, instead of how much is removed: a search finds the share of the fractions."""
+
+    retain_drop: PositiveFraction | None = Field(
+        None,
+        description="Retain text may lose this share of its next-token accuracy; as much is "
+        "removed as that allows.",
+    )
+    forget: ForgetTarget | None = Field(
+        None, description="No more is removed than it takes to get forget text down to this."
+    )
+    tokens: Count = Field(
+        4000,
+        description="Tokens of each selection text: held-out documents that are kept apart from "
+        "those which judge.",
+    )
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> Until:
+        if self.retain_drop is None and self.forget is None:
+            raise ValueError("set retain_drop, forget or both")
+        return self
+
+
 class Select(Section):
     """Which units are removed."""
 
@@ -307,6 +349,11 @@ class Select(Section):
     experts: ExpertSelection = Field(
         default_factory=ExpertSelection, description="Whole experts of a mixture of experts."
     )
+    until: Until | None = Field(
+        None,
+        description="Remove as much as this asks for, and the fractions of all kinds at most; left "
+        "out, they are what is removed.",
+    )
 
     @model_validator(mode="after")
     def _removes_something(self) -> Select:
@@ -326,6 +373,13 @@ class Compensate(Section):
         gt=0.0,
         description="Ridge term of each unit, as a share of its own second moment, so that units "
         "with massive activations do not set it for the others.",
+    )
+    forget_weight: float = Field(
+        0.0,
+        ge=0.0,
+        description="How much it counts that kept units keep silent on forget text, where they "
+        "would stand in for removed ones too: weight of the forget text's second moments beside "
+        "the retain text's.",
     )
     publish_maps: bool = Field(
         True,
@@ -378,6 +432,26 @@ class Evaluate(Section):
         description="Prompts that base and pruned complete greedily, as they are written here; "
         "shown on the card.",
     )
+
+
+class CurveSettings(Section):
+    """Points of forgetting against its cost around the released one, for card and report."""
+
+    settings: tuple[SettingName, ...] = Field(
+        ("recipe", "random"), min_length=1, description="Ways to select, as `unlearn curve` has."
+    )
+    fractions: tuple[PositiveFraction, ...] = Field(
+        (0.02, 0.05, 0.1, 0.15, 0.2),
+        min_length=1,
+        description="Fractions of ways that select at once, ascending.",
+    )
+    tokens: Count = Field(2000, description="Tokens of each judged text.")
+
+    @model_validator(mode="after")
+    def _ascends(self) -> CurveSettings:
+        if list(self.fractions) != sorted(set(self.fractions)):
+            raise ValueError("fractions must ascend")
+        return self
 
 
 class Control(Section):
@@ -524,6 +598,11 @@ class Recipe(Section):
     control: Control | None = Field(
         None, description="A cut of the same shape to compare with; it costs another evaluation."
     )
+    curve: CurveSettings | None = Field(
+        None,
+        description="Draw forgetting against its cost, for card and report; each point costs a "
+        "pass over the judged texts.",
+    )
     gates: tuple[Gate, ...] = Field((), description="Conditions that decide the verdict.")
     statistics: Statistics = Field(
         default_factory=lambda: Statistics(), description="How sure the gates must be."
@@ -579,6 +658,18 @@ class Recipe(Section):
             length = self.scoring.sequence_length
             text = f"no position of a sequence of {length} tokens would be counted"
             yield ("scoring", "skip_positions"), text, "", []
+        if (until := self.select.until) is not None:
+            asked = {"retain": until.retain_drop, "forget": until.forget}
+            for side in (side for side, wanted in asked.items() if wanted is not None):
+                if all(c.use == "scored" for other, c in self.corpora if other == side):
+                    text = f"no {side} text is held out to measure this on (use: both or held_out)"
+                    key = "retain_drop" if side == "retain" else "forget"
+                    yield ("select", "until", key), text, "", []
+        if self.curve is not None:
+            for side in ("forget", "retain"):
+                if all(c.use == "scored" for other, c in self.corpora if other == side):
+                    text = f"no {side} text is held out to judge points by (use: both or held_out)"
+                    yield ("curve",), text, "", []
         if self.model.trust_remote_code and self.select.policy == "ragged":
             text = "ragged brings a modeling file, and cannot go with a base that has its own"
             yield ("select", "policy"), text, "", []

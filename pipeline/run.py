@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,12 @@ from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, open_base, within
 from pipeline.stages.choose import Choice, choose, masking
 from pipeline.stages.cut import write_checkpoint
+from pipeline.stages.drawn import drawn_curve
 from pipeline.stages.judge import evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_inputs, check_target, claimed, finished
 from pipeline.stages.preflight import preflight
+from pipeline.stages.search import search
 from pipeline.stages.shapes import cost_lines, head_note
 from pipeline.stages.texts import Texts, prepare
 from pipeline.surgery.cut import SurgeryReport
@@ -52,7 +54,12 @@ class Outcome:
 
 
 class Run:
-    """One recipe, one output folder."""
+    """One recipe, one output folder.
+
+    Attributes:
+        loaded: the recipe, as it was given.
+        recipe: the same with the fractions that a search found, if it asks for one.
+    """
 
     def __init__(self, loaded: LoadedRecipe, cache: Cache, progress: Progress) -> None:
         self.loaded = loaded
@@ -99,11 +106,21 @@ class Run:
                 "replace; --out keeps both"
             )
         measurer = Measurer(base, self.recipe, texts.sequences, self.cache, self.progress)
+        found = None
+        if self.recipe.select.until is not None:
+            with self.progress.stage("Search for how much to remove"):
+                found = search(base, self.recipe, texts, measurer, self.cache, self.progress)
+            self.recipe = found.recipe
         with self.progress.stage("Scoring and selection"):
             choice = choose(base, self.recipe, measurer, self.progress)
             self._say_choice(choice)
+        curve = None
+        if self.recipe.curve is not None:
+            curve = drawn_curve(self.loaded, base, texts, choice, self.cache, self.progress)
         with new_folder(target) as folder:
             manifest = self._make(folder, base, texts, measurer, choice) | {"run_key": run_key}
+            manifest |= {"search": found.as_dict()} if found else {}
+            manifest |= {"curve": curve} if curve else {}
             write_card(folder, manifest)
             write_report(folder, manifest)
             write_manifest(folder, manifest)
@@ -121,8 +138,9 @@ class Run:
         with self.progress.stage("Proof"):
             proof = self._prove(folder, base, texts, choice)
         digest = digest_of_weights(folder, str(folder))
+        judged_by = replace(self.loaded, recipe=self.recipe)  # the control is of the found size
         judgement = evaluate_and_judge(
-            base, folder, digest, texts, measurer, self.loaded, self.cache, self.progress
+            base, folder, digest, texts, measurer, judged_by, self.cache, self.progress
         )
         with self.progress.stage("Prompts"):
             prompts_before = self._complete(base, base.model.path, base.model.weights_sha256)
@@ -153,7 +171,7 @@ class Run:
                 "parameters": report.parameters[1],
                 "bytes": report.bytes[1],
             },
-            "recipe": self.recipe.what_makes_the_result(),
+            "recipe": self.loaded.recipe.what_makes_the_result(),
             "recipe_sha256": self.loaded.digest,
             "seed": self.recipe.seed,
             "environment": environment(),

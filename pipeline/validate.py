@@ -9,15 +9,17 @@ here can check does not pass, unless the validator's recipe publishes no maps ei
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.evaluation.completions import complete
+from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.progress import Progress
-from pipeline.recipe import Evaluate
+from pipeline.recipe import Evaluate, Recipe
 from pipeline.release.checks.claims import (
     check_evaluation,
     check_one_voice,
@@ -27,11 +29,13 @@ from pipeline.release.checks.claims import (
 from pipeline.release.checks.findings import Finding, shortened
 from pipeline.release.checks.gate_claims import check_gates
 from pipeline.release.checks.made import of_this_version
+from pipeline.selection.plan import Plan
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import Base, within
 from pipeline.stages.judge import Judgement, evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
+from pipeline.stages.search import scaled
 from pipeline.stages.texts import prepare
 from pipeline.verify import NO_TRUST, Release, Trust, Verification, verify
 
@@ -133,7 +137,7 @@ def validate(
                 digest,
                 texts,
                 Measurer(base, loaded.recipe, texts.sequences, cache, progress),
-                loaded,
+                replace(loaded, recipe=_as_found(loaded.recipe, release.manifest)),
                 cache,
                 progress,
             )
@@ -155,6 +159,7 @@ def validate(
             findings += wrong
             notes += others
         notes += prompts
+        findings += _check_control(judgement, release.manifest)
         verdict = "FAIL" if findings else judgement.verdict.decision
     if (more := len(notes) - SHOWN_NOTES) > 0:  # a release may name thousands of tasks
         notes[SHOWN_NOTES:] = [f"{more:,} more notes"]
@@ -177,6 +182,27 @@ def validate(
         verdict,
         seconds,
     )
+
+
+def _as_found(recipe: Recipe, manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe with the fractions that the release's search is said to have found.
+
+    They decide about the control alone, whose size is compared: `_check_control`.
+    """
+    found = manifest.get("search")
+    return recipe if recipe.select.until is None or not found else scaled(recipe, found["portion"])
+
+
+def _check_control(judgement: Judgement, manifest: Mapping[str, Any]) -> list[Finding]:
+    """Whether the control of a release that a search made is as large as the release."""
+    control, found = judgement.control, manifest.get("search")
+    if (
+        control is None
+        or not found
+        or control.counts() == Plan.from_dict(manifest["plan"]).counts()
+    ):
+        return []
+    return [Finding(MANIFEST, f"search.portion is {found['portion']}, which cuts another number")]
 
 
 def _check_prompts(

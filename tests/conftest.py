@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -18,8 +19,8 @@ import torch
 from command import Result, Unlearn
 from hypothesis import settings
 from released import Release
-from tiny_models import base_of, make_model
-from tiny_recipe import write_recipe
+from tiny_models import base_of, load, make_model
+from tiny_recipe import CODE, PROSE, write_recipe
 from torch import Tensor
 from torch.nn import functional
 
@@ -159,3 +160,38 @@ def release(
         return Release(folder, model, recipe, unlearn)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that is better than chance on both texts."""
+    folder = make_model(tmp_path_factory.mktemp("learned"))
+    model, tokenizer = load(folder, torch.float32), base_of(folder).tokenizer
+    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
+    torch.manual_seed(0)
+    lines = [_cycle(words, start, 30) for words in (CODE, PROSE) for start in range(8)]
+    rows = [tokenizer(line)["input_ids"][:40] for line in lines]
+    ids = torch.tensor([row[: min(map(len, rows))] for row in rows])
+    for _ in range(60):
+        loss = model(input_ids=ids, labels=ids).loss
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def learned_recipe(tmp_path: Path, learned: Path) -> Path:
+    """A recipe whose texts are the cycles that the model has learned."""
+    path = write_recipe(tmp_path / "recipe", learned, gates=[])
+    for name, words in (("code", CODE), ("prose", PROSE)):
+        texts = [_cycle(words, start, 20 + start % 7) for start in range(120)]
+        lines = "".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts))
+        (path.parent / f"{name}.jsonl").write_text(lines)
+    return path
+
+
+def _cycle(words: list[str], start: int, length: int) -> str:
+    """The words in their order, again and again."""
+    return " ".join(words[i % len(words)] for i in range(start, start + length))

@@ -37,7 +37,8 @@ def control_of(base: Base, folder: Path, cache: Cache, *overrides: str) -> Path:
     progress = Progress("quiet")
     texts = prepare(base, loaded, cache, progress)
     measurer = Measurer(base, loaded.recipe, texts.sequences, cache, progress)
-    return make_control(base, loaded.recipe, measurer, cache, progress)
+    folder, _ = make_control(base, loaded.recipe, measurer, cache, progress)
+    return folder
 
 
 def test_it_is_random_of_the_same_shape_and_made_once(

@@ -9,51 +9,15 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import torch
 from command import Unlearn
-from tiny_models import base_of, load, make_model
-from tiny_recipe import CODE, PROSE, write_recipe
+from tiny_models import make_model
+from tiny_recipe import write_recipe
 
 from pipeline.cache import read_json
 from pipeline.release.report.curves import Place, curves_figure
 from pipeline.release.report.svg import WIDTH
 
 SVG = "{http://www.w3.org/2000/svg}"
-
-
-def cycle(words: list[str], start: int, length: int) -> str:
-    """The words in their order, again and again."""
-    return " ".join(words[i % len(words)] for i in range(start, start + length))
-
-
-@pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model that is better than chance on both texts."""
-    folder = make_model(tmp_path_factory.mktemp("learned"))
-    model, tokenizer = load(folder, torch.float32), base_of(folder).tokenizer
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    torch.manual_seed(0)
-    lines = [cycle(words, start, 30) for words in (CODE, PROSE) for start in range(8)]
-    rows = [tokenizer(line)["input_ids"][:40] for line in lines]
-    ids = torch.tensor([row[: min(map(len, rows))] for row in rows])
-    for _ in range(60):
-        loss = model(input_ids=ids, labels=ids).loss
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    model.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def recipe(tmp_path: Path, learned: Path) -> Path:
-    """A recipe whose texts are the cycles that the model has learned."""
-    path = write_recipe(tmp_path / "recipe", learned, gates=[])
-    for name, words in (("code", CODE), ("prose", PROSE)):
-        texts = [cycle(words, start, 20 + start % 7) for start in range(120)]
-        lines = "".join(json.dumps({"text": text}) + "\n" for text in dict.fromkeys(texts))
-        (path.parent / f"{name}.jsonl").write_text(lines)
-    return path
 
 
 def result_of(unlearn: Unlearn, recipe: Path, *options: str) -> dict[str, Any]:
@@ -65,8 +29,8 @@ def result_of(unlearn: Unlearn, recipe: Path, *options: str) -> dict[str, Any]:
     return found
 
 
-def test_every_setting_is_drawn(unlearn: Unlearn, recipe: Path) -> None:
-    found = result_of(unlearn, recipe, "--settings", "all")
+def test_every_setting_is_drawn(unlearn: Unlearn, learned_recipe: Path) -> None:
+    found = result_of(unlearn, learned_recipe, "--settings", "all")
     rows = list(csv.DictReader(Path(found["folder"], "points.csv").read_text().splitlines()))
     assert {row["setting"] for row in rows} == set(found["figures"])
     assert read_json(Path(found["folder"], "figures.json"))["figures"] == found["figures"]
@@ -77,33 +41,38 @@ def test_every_setting_is_drawn(unlearn: Unlearn, recipe: Path) -> None:
 
 
 def test_a_second_run_asks_nothing_and_another_setting_only_its_own(
-    unlearn: Unlearn, recipe: Path, monkeypatch: pytest.MonkeyPatch
+    unlearn: Unlearn, learned_recipe: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = result_of(unlearn, recipe, "--settings", "recipe,random")
+    first = result_of(unlearn, learned_recipe, "--settings", "recipe,random")
     asked: list[str] = []
     monkeypatch.setattr(
         "pipeline.stages.points.predict", lambda lm, documents: asked.append(lm.label)
     )
-    assert result_of(unlearn, recipe, "--settings", "recipe,random") == first
+    assert result_of(unlearn, learned_recipe, "--settings", "recipe,random") == first
     assert asked == []
 
 
 def test_a_setting_of_ones_own_is_what_the_recipe_would_select(
-    unlearn: Unlearn, recipe: Path
+    unlearn: Unlearn, learned_recipe: Path
 ) -> None:
     found = result_of(
-        unlearn, recipe, "--settings", "magnitude", "--also", "mine:select.ffn.score=magnitude"
+        unlearn,
+        learned_recipe,
+        "--settings",
+        "magnitude",
+        "--also",
+        "mine:select.ffn.score=magnitude",
     )
     rows = [{**row, "setting": ""} for row in found["points"]]
     assert rows[: len(rows) // 2] == rows[len(rows) // 2 :]
     assert found["figures"]["mine"] == found["figures"]["magnitude"]
 
 
-def test_masks_give_what_the_checkpoint_gives(unlearn: Unlearn, recipe: Path) -> None:
+def test_masks_give_what_the_checkpoint_gives(unlearn: Unlearn, learned_recipe: Path) -> None:
     """A point against an ordinary run of the same fraction, evaluated by lm-eval."""
-    found = result_of(unlearn, recipe, "--settings", "recipe")
+    found = result_of(unlearn, learned_recipe, "--settings", "recipe")
     point = next(row for row in found["points"] if row["fraction"] == 0.25)
-    assert unlearn("run", recipe, "--quiet").code == 0
+    assert unlearn("run", learned_recipe, "--quiet").code == 0
     tasks = read_json(Path("out/tiny/evaluation.json"))["pruned"]["tasks"]
     for name in ("code", "prose"):
         metrics = tasks[f"next_token_{name}"]["metrics"]
@@ -111,16 +80,16 @@ def test_masks_give_what_the_checkpoint_gives(unlearn: Unlearn, recipe: Path) ->
         assert point[f"loss {name}"] == pytest.approx(metrics["loss"], abs=1e-4)
 
 
-def test_steps_are_scored_again(unlearn: Unlearn, recipe: Path) -> None:
-    found = result_of(unlearn, recipe, "--settings", "taker-abs")
+def test_steps_are_scored_again(unlearn: Unlearn, learned_recipe: Path) -> None:
+    found = result_of(unlearn, learned_recipe, "--settings", "taker-abs")
     fractions = [row["fraction"] for row in found["points"]]
     assert fractions[:3] == pytest.approx([0.02, 0.04, 0.06])
     drops = [row["retain_drop"] for row in found["points"]]
     assert all(drop <= 0.3 for drop in drops[:-1])  # and stops behind the limit
 
 
-def test_the_figure_shows_every_point(unlearn: Unlearn, recipe: Path) -> None:
-    found = result_of(unlearn, recipe, "--settings", "recipe,random", "--png")
+def test_the_figure_shows_every_point(unlearn: Unlearn, learned_recipe: Path) -> None:
+    found = result_of(unlearn, learned_recipe, "--settings", "recipe,random", "--png")
     assert found["files"] == ["curve.png", "curve.svg", "figures.json", "points.csv"]
     folder = Path(found["folder"])
     assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
@@ -160,8 +129,8 @@ def test_a_figure_can_hold_any_curve() -> None:
         (["--set", "retain.0.use=scored"], "no retain text is held out"),
     ],
 )
-def test_bad_input(unlearn: Unlearn, recipe: Path, options: list[str], words: str) -> None:
-    result = unlearn("curve", recipe, *options)
+def test_bad_input(unlearn: Unlearn, learned_recipe: Path, options: list[str], words: str) -> None:
+    result = unlearn("curve", learned_recipe, *options)
     assert result.code == 2 and words in result.err and "Traceback" not in result.err
     assert not Path("out").exists()
 

@@ -246,9 +246,11 @@ def test_without_maps_the_compensation_is_unverified(release: Any) -> None:
     assert made.verify()[0] == 1
 
 
-def test_recomputing_needs_no_maps(release: Any) -> None:
-    made = release("llama", "compensate.publish_maps=false")
-    code, found = made.verify("--recompute", "--recipe", made.recipe)
+@pytest.mark.parametrize("more", [(), ("compensate.forget_weight=0.5",)])
+def test_recomputing_needs_no_maps(release: Any, more: tuple[str, ...]) -> None:
+    made = release("llama", "compensate.publish_maps=false", *more)
+    own = [option for each in more for option in ("--set", each)]
+    code, found = made.verify("--recompute", "--recipe", made.recipe, *own)
     assert (code, found["verdict"]) == (0, "VERIFIED")
     assert any("100.0% of the removed ffn" in note for note in found["notes"])
     assert found["tensors"]["unverified"] == 0
@@ -674,9 +676,9 @@ def test_a_release_of_a_later_format_needs_a_later_version(release: Any) -> None
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        (b'"format": 4', b'"format": true', "its format is no integer"),
-        (b'"format": 4', b'"format": 4.0', "its format is no integer"),
-        (b'"format": 4', b'"format": 4, "format": 4', "'format' is there twice"),
+        (b'"format": 5', b'"format": true', "its format is no integer"),
+        (b'"format": 5', b'"format": 5.0', "its format is no integer"),
+        (b'"format": 5', b'"format": 5, "format": 5', "'format' is there twice"),
         (b'"seed": 0', b'"seed": NaN', "Out of range float values"),
         (b"{", b"\xef\xbb\xbf{", "BOM"),
         (b"{", b"{" + b"[" * 200_000, "pruning_manifest.json that can be read"),

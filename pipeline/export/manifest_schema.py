@@ -1,7 +1,7 @@
 """The manifest's schema: what a release says of itself, field by field.
 
 `python -m pipeline.export.manifest_schema` prints the JSON Schema that is committed as
-`docs/schemas/manifest-4.json`. A field is never changed or removed without a new `FORMAT`;
+`docs/schemas/manifest-5.json`. A field is never changed or removed without a new `FORMAT`;
 `upgraded` reads every earlier one.
 """
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.errors import InputError
 
-FORMAT = 4
+FORMAT = 5
 SHOWN_PROBLEMS = 3
 MOST_EDGES = 1000  # of a histogram: whoever checks a release draws it
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -81,6 +81,10 @@ class CorpusPart(Part):
     held_out_documents: Count
     held_out_characters: Count
     held_out_sha256: Sha256 | None
+    selection_documents: Count | None = Field(
+        None, description="Held-out documents that a search asked, and that judge nothing."
+    )
+    selection_sha256: Sha256 | None = None
     read: str = Field(description="What was read and what was dropped.")
 
 
@@ -202,6 +206,43 @@ class PlanPart(Part):
     experts: Count
 
 
+class ProbePart(Part):
+    """What a share of the recipe's fractions did to the selection text."""
+
+    portion: float
+    removed: float = Field(description="Share of the kind's units, of the kind of which most is.")
+    accuracy: float = Field(description="Top-1 of the forget text.")
+    forget_drop: float = Field(description="Relative drop of it.")
+    retain_drop: float
+
+
+class SearchPart(Part):
+    """How a search for `select.until` ended."""
+
+    portion: float = Field(
+        gt=0.0, le=1.0, description="Share of the recipe's fractions that is removed."
+    )
+    reason: str
+    probes: list[ProbePart]
+
+
+class CurvePointPart(Part):
+    """A cut, and what it does to the judged texts."""
+
+    removed: float = Field(description="Share of the kind's units, of the kind of which most is.")
+    forget_drop: float = Field(description="Relative drop of the top-1 of the forget texts.")
+    retain_drop: float
+
+
+class CurvePart(Part):
+    """Forgetting against its cost, over ways to select and fractions."""
+
+    texts: dict[str, Literal["forget", "retain"]]
+    tokens: Count = Field(description="Of each text.")
+    settings: dict[str, list[CurvePointPart]]
+    chosen: CurvePointPart = Field(description="What was released.")
+
+
 class PublicationPart(Part):
     """What publishing added to the release, and the verdict that it overrode."""
 
@@ -219,7 +260,7 @@ class FilePart(Part):
 class Manifest(Part):
     """What a release says of itself: all of it can be checked, as docs/verification.md says."""
 
-    format: Literal[4]
+    format: Literal[5]
     name: str
     description: str
     language: str
@@ -245,6 +286,10 @@ class Manifest(Part):
     seconds: dict[str, float] = Field(
         description="Of each stage of this run; what was found in the cache took next to none."
     )
+    search: SearchPart | None = Field(
+        None, description="Absent unless the recipe says `select.until`."
+    )
+    curve: CurvePart | None = Field(None, description="Absent unless the recipe says `curve`.")
     publication: PublicationPart | None = Field(
         None, description="Absent unless publishing added something."
     )
@@ -259,6 +304,8 @@ def upgraded(content: dict[str, Any]) -> dict[str, Any]:
         content = content | {"format": 3, "plan": _with_experts(content.get("plan"))}
     if content.get("format") == 3:
         content = content | {"format": 4, "seconds": {}}
+    if content.get("format") == 4:
+        content = content | {"format": 5}
     return content
 
 

@@ -29,6 +29,8 @@ def card_text(manifest: dict[str, Any]) -> str:
         m=manifest,
         metadata=metadata_block(manifest),
         publication=manifest.get("publication") or {"even_if_failed": False, "extra": []},
+        search=manifest.get("search"),
+        curve=manifest.get("curve"),
         base=named_base(manifest["base"]["origin"]),
         metrics=metric_rows(manifest["evaluation"]),
         controlled="control" in manifest["evaluation"],

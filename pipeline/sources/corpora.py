@@ -24,6 +24,7 @@ from pipeline.sources.overlap import check_overlaps
 # Documents are taken until they are sure to hold enough tokens, before a tokenizer is at hand.
 CHARACTERS_PER_TOKEN = 9  # about six, and half as much again to be safe
 HELD_OUT_CHARACTERS = 1500  # of each held-out document at most this much counts: see packing.py
+SELECTION_SHARE = 3  # one held-out document in so many is for a search
 STREAMED_BUDGETS = 20  # a Hub data set is read up to this many times what is needed
 
 
@@ -63,6 +64,7 @@ class CorpusDocuments:
         scored: documents for scoring, in their final order.
         held_out: documents for judging, in their final order.
         counts: what was read and dropped.
+        selection: held-out documents kept apart for a search, in their final order.
     """
 
     corpus: Corpus
@@ -70,6 +72,7 @@ class CorpusDocuments:
     scored: tuple[Document, ...]
     held_out: tuple[Document, ...]
     counts: Counts
+    selection: tuple[Document, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -89,6 +92,10 @@ class CorpusDocuments:
     @property
     def summary(self) -> dict[str, Any]:
         """What tables, card and manifest say about it."""
+        apart = {
+            "selection_documents": len(self.selection),
+            "selection_sha256": digest_of([document.digest for document in self.selection]),
+        }
         return {
             "name": self.corpus.name,
             "side": self.side,
@@ -101,6 +108,7 @@ class CorpusDocuments:
             "held_out_documents": len(self.held_out),
             "held_out_characters": sum(len(document.text) for document in self.held_out),
             "held_out_sha256": self.held_out_digest,
+            **(apart if self.selection else {}),
             "read": str(self.counts),
         }
 
@@ -207,16 +215,36 @@ def _check_not_empty(
 
 
 def _sample(recipe: Recipe, pool: CorpusDocuments) -> CorpusDocuments:
-    tokens = scored_tokens(recipe, pool.side, pool.corpus)
+    tokens, until = scored_tokens(recipe, pool.side, pool.corpus), recipe.select.until
+    judging, apart = (pool.held_out, ()) if until is None else _kept_apart(pool)
     return CorpusDocuments(
         corpus=pool.corpus,
         side=pool.side,
         scored=_take(pool.scored, recipe.seed, tokens, pool.corpus.document_characters),
         held_out=_take(
-            pool.held_out, recipe.seed, recipe.evaluate.next_token_tokens, HELD_OUT_CHARACTERS
+            judging, recipe.seed, recipe.evaluate.next_token_tokens, HELD_OUT_CHARACTERS
         ),
         counts=pool.counts,
+        selection=_take(apart, recipe.seed, until.tokens if until else 0, HELD_OUT_CHARACTERS),
     )
+
+
+def _kept_apart(pool: CorpusDocuments) -> tuple[tuple[Document, ...], tuple[Document, ...]]:
+    """Held-out documents that judge, and the third of them that a search asks instead.
+
+    The split looks at other digits than that into scored and held out, so that both are random.
+    """
+    selects = [int(each.whole[16:32], 16) % SELECTION_SHARE == 0 for each in pool.held_out]
+    judging = tuple(each for each, own in zip(pool.held_out, selects, strict=True) if not own)
+    apart = tuple(each for each, own in zip(pool.held_out, selects, strict=True) if own)
+    if pool.held_out and not (judging and apart):
+        raise InputError(
+            f"it has too few held-out documents ({len(pool.held_out)}) to keep some apart for the "
+            "search of select.until",
+            where=f"{pool.side} corpus {pool.corpus.name}",
+            remedy="give more rows or files, raise scoring.held_out_fraction, or say `use: scored`",
+        )
+    return judging, apart
 
 
 def _take(
@@ -239,6 +267,8 @@ def _streaming_limit(recipe: Recipe, side: Side, corpus: Corpus) -> int | None:
     tokens = scored_tokens(recipe, side, corpus)
     if corpus.use != "scored":
         tokens += recipe.evaluate.next_token_tokens
+        if recipe.select.until is not None:
+            tokens += recipe.select.until.tokens * SELECTION_SHARE
     return tokens * CHARACTERS_PER_TOKEN * STREAMED_BUDGETS
 
 

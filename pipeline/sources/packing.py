@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.errors import InputError
 from pipeline.recipe import Recipe, Side
-from pipeline.sources.corpora import Corpora, CorpusDocuments, scored_tokens
+from pipeline.sources.corpora import Corpora, CorpusDocuments, Document, scored_tokens
 
 TOKENISED_AT_ONCE = 32
 HELD_OUT_TOKENS = 512  # of one document; many documents say more than a few long ones
@@ -130,7 +130,13 @@ def separator_of(tokenizer: Any) -> int:
     raise InputError("the tokenizer has neither a beginning nor an end of text token")
 
 
-def write_jsonl(path: Path, item: CorpusDocuments, tokenizer: Any, tokens: int) -> int:
+def write_jsonl(
+    path: Path,
+    item: CorpusDocuments,
+    tokenizer: Any,
+    tokens: int,
+    documents: Sequence[Document] | None = None,
+) -> int:
     """Write a corpus's held-out documents for evaluation, one JSON object a line.
 
     Rows have `text`, `source` and `digest`; a long document is cut after `HELD_OUT_TOKENS`.
@@ -140,24 +146,25 @@ def write_jsonl(path: Path, item: CorpusDocuments, tokenizer: Any, tokens: int) 
         item: the corpus.
         tokenizer: counts the tokens.
         tokens: stop after the document that reaches this many.
+        documents: those of the corpus to write; those that judge by default.
 
     Returns:
         Tokens written.
     """
     written = 0
     with path.open("w", encoding="utf-8") as stream:
-        for row, count in held_out_rows(item, tokenizer, tokens):
+        for row, count in held_out_rows(item, tokenizer, tokens, documents):
             stream.write(json.dumps(row, ensure_ascii=False) + "\n")
             written += count
     return written
 
 
 def held_out_rows(
-    item: CorpusDocuments, tokenizer: Any, tokens: int
+    item: CorpusDocuments, tokenizer: Any, tokens: int, documents: Sequence[Document] | None = None
 ) -> Iterator[tuple[dict[str, str], int]]:
     """Yield the rows that `write_jsonl` writes, and the tokens of each."""
     written = 0
-    for document in item.held_out:
+    for document in item.held_out if documents is None else documents:
         text, count = _beginning(document.text, tokenizer)
         yield {"text": text, "source": item.corpus.name, "digest": document.digest}, count
         written += count

@@ -91,6 +91,7 @@ def compensate(
     with progress.bar("compensation", len(plan.layers), "layers") as advance:
         for layer in range(len(plan.layers)):
             moments = load_second_moments(measurement.moments, layer)
+            forget = _forget_moments(recipe, measurement, layer)
             for each in projections(base.architecture, base.dimensions, layer):
                 kept, removed = each.units_of(plan, layer, base.dimensions.head_dim)
                 # Of an expert that goes, nothing is left to compensate.
@@ -100,11 +101,20 @@ def compensate(
                         kept,
                         removed,
                         ridge=recipe.compensate.ridge,
+                        silent_UU=forget.get(each.name),
                         dtype=base.tensors[each.tensor].torch_dtype,
                         where=each.key,
                     )
             advance(1)
     return maps
+
+
+def _forget_moments(recipe: Recipe, measurement: Measurement, layer: int) -> dict[str, Tensor]:
+    """Weighted second moments of forget text, by projection; empty if they count for nothing."""
+    if measurement.forget_moments is None:
+        return {}
+    found = load_second_moments(measurement.forget_moments, layer)
+    return {name: each.mul_(recipe.compensate.forget_weight) for name, each in found.items()}
 
 
 def legal_heads(

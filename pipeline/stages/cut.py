@@ -76,8 +76,8 @@ def cuts_and_config(
 
 def make_control(
     base: Base, recipe: Recipe, measurer: Measurer, cache: Cache, progress: Progress
-) -> Path:
-    """Return a checkpoint from which the recipe's control is cut: as many units of every layer.
+) -> tuple[Path, Plan]:
+    """Return a checkpoint of the recipe's control, and its plan: as many units of every layer.
 
     It is selected at once, protected and compensated like the real cut, and kept in the cache.
     """
@@ -96,7 +96,7 @@ def make_control(
     def fill(folder: Path) -> None:
         write_checkpoint(folder, base, choice, lambda _: None)
 
-    return cache.get("control", key, fill)
+    return cache.get("control", key, fill), choice.plan
 
 
 def as_control(recipe: Recipe, control: Control) -> Recipe:

@@ -12,6 +12,7 @@ from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
+from pipeline.selection.plan import Plan
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import Base
 from pipeline.stages.cut import make_control
@@ -21,10 +22,17 @@ from pipeline.stages.texts import Texts
 
 @dataclass(frozen=True)
 class Judgement:
-    """The evaluations by model ("base", "pruned", "control"), and what the gates say of them."""
+    """The evaluations by model ("base", "pruned", "control"), and what the gates say of them.
+
+    Attributes:
+        evaluations: by model.
+        verdict: of the gates.
+        control: plan of the control, if there is one.
+    """
 
     evaluations: dict[str, Evaluation]
     verdict: Verdict
+    control: Plan | None
 
     def as_dict(self) -> dict[str, Any]:
         """For `evaluation.json`; JSON-able."""
@@ -63,9 +71,10 @@ def evaluate_and_judge(
         "base": (base.model.path, base.model.weights_sha256),
         "pruned": (pruned, pruned_sha256),
     }
+    control = None
     if recipe.control is not None:
         with progress.stage(f"Control ({recipe.control.score} cut of the same shape)"):
-            folder = make_control(base, recipe, measurer, cache, progress)
+            folder, control = make_control(base, recipe, measurer, cache, progress)
         models["control"] = (folder, digest_of_weights(folder, str(folder)))
     evaluations = {}
     for name, (folder, digest) in models.items():
@@ -89,4 +98,4 @@ def evaluate_and_judge(
         recipe.statistics,
         evaluations.get("control"),
     )
-    return Judgement(evaluations, verdict)
+    return Judgement(evaluations, verdict, control)

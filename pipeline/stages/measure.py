@@ -38,12 +38,14 @@ class Measurement:
         forget: statistics of the forget corpora.
         retain: statistics of the retain corpora.
         moments: folder with the retain second moments of each layer.
+        forget_moments: folder with those of forget text, if compensation weighs them.
         coverage: layers and units seen, for the user and the manifest.
     """
 
     forget: Statistics
     retain: Statistics
     moments: Path
+    forget_moments: Path | None
     coverage: dict[str, str]
 
 
@@ -69,9 +71,10 @@ class Measurer:
         self.progress = progress
         self._model: nn.Module | None = None
 
-    @property
-    def moment_kinds(self) -> frozenset[str]:
-        """Unit kinds whose retain second moments this recipe needs."""
+    def moment_kinds(self, side: str) -> frozenset[str]:
+        """Unit kinds whose second moments on a side this recipe needs."""
+        if side == "forget" and not self.recipe.compensate.forget_weight:
+            return frozenset()
         return compensated_kinds(self.recipe)
 
     @property
@@ -93,6 +96,7 @@ class Measurer:
             forget=Statistics.load(folders["forget"] / STATISTICS),
             retain=Statistics.load(folders["retain"] / STATISTICS),
             moments=folders["retain"],
+            forget_moments=folders["forget"] if self.moment_kinds("forget") else None,
             coverage=read_json(folders["retain"] / COVERAGE),
         )
 
@@ -117,7 +121,7 @@ class Measurer:
             "dtype": self.recipe.model.dtype,
             "skip_positions": scoring.skip_positions,
             "batch_tokens": scoring.batch_tokens,
-            "moments": sorted(self.moment_kinds) if side == "retain" else [],
+            "moments": sorted(self.moment_kinds(side)),
             "heads": self.ranks_heads,
             "state": digest_of(state) if state else None,
             "device": "cuda" if torch.cuda.is_available() else "cpu",
@@ -139,7 +143,7 @@ class Measurer:
             collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
         write_json(folder / COVERAGE, _check_coverage(collector, self.base.dimensions.heads))
         collector.statistics.save(folder / STATISTICS)
-        if side == "retain":
+        if self.moment_kinds(side):
             collector.second_moments().save(folder)
 
     def _collector(self, model: nn.Module, side: str) -> Collector:
@@ -161,7 +165,7 @@ class Measurer:
             points,
             (sizes.neurons, sizes.heads * sizes.head_dim),
             skip_positions=self.recipe.scoring.skip_positions,
-            moments=self.moment_kinds if side == "retain" else frozenset(),
+            moments=self.moment_kinds(side),
             heads=self.ranks_heads,
         )
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.cache import Cache, digest_of, read_json, write_json
 from pipeline.errors import InputError
-from pipeline.evaluation.curves import Hits
+from pipeline.evaluation.curves import Hits, Judges
 from pipeline.evaluation.loading import default_device, key_of_model
 from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.next_token import Document, predict, read_documents
@@ -26,7 +26,6 @@ from pipeline.recipe import Recipe, Side
 from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, masking
-from pipeline.stages.texts import Texts
 
 FORMAT = 1
 
@@ -49,13 +48,27 @@ class Point:
 
 
 class Judge:
-    """Masks the base by a choice, and asks it for the next tokens of the held-out texts."""
+    """Masks the base by a choice, and asks it for the next tokens of some held-out texts.
+
+    Whole sources that are held out judge where a side has any, else its held-out documents.
+
+    Args:
+        base: the base model.
+        recipe: names the texts, and how models are evaluated.
+        files: by corpus name, a JSONL file of documents.
+        tokens: of each text.
+        cache: keeps the points.
+        progress: where to report.
+
+    Raises:
+        InputError: a side has no held-out text.
+    """
 
     def __init__(
         self,
         base: Base,
         recipe: Recipe,
-        texts: Texts,
+        files: Mapping[str, Path],
         tokens: int,
         cache: Cache,
         progress: Progress,
@@ -63,8 +76,7 @@ class Judge:
         self.base, self.recipe, self.cache, self.progress = base, recipe, cache, progress
         self.sides = _judging(recipe)
         self.documents: dict[str, list[Document]] = {
-            name: read_documents(texts.held_out[name], base.tokenizer, tokens)
-            for name in self.sides
+            name: read_documents(files[name], base.tokenizer, tokens) for name in self.sides
         }
 
     @cached_property
@@ -102,6 +114,22 @@ class Judge:
         sums = {name: np.array(own["loss"], dtype=float).sum(axis=0) for name, own in found.items()}
         losses = {name: float(total / tokens) for name, (total, tokens) in sums.items()}
         return Point(fraction, removed, hits, losses)
+
+    def judges(self) -> Judges:
+        """The texts with what the base hits in them.
+
+        Raises:
+            InputError: it hits nothing in one of them.
+        """
+        whole = self.point(0.0, None)
+        for name, hits in whole.hits.items():
+            if not hits[:, 0].any():
+                raise InputError(
+                    f"the base predicts no token of {name} rightly, and no drop is a share of that",
+                    where=self.base.model.name,
+                    remedy="judge by other texts, or by more of them",
+                )
+        return Judges(self.sides, whole.hits)
 
     def _ask(self, folder: Path, choice: Choice | None) -> None:
         lm, found = self._lm, {}

@@ -25,6 +25,7 @@ class Setting:
     step: float | None = None
 
 
+FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)
 FFN_ALONE = ("select.attention.fraction=0", "select.experts.fraction=0")
 # The paper's: the ratio of mean absolute activations, all layers ranked together, nothing protected
 # and nothing compensated.
@@ -45,7 +46,7 @@ SETTINGS = {
         Setting("taker-abs", "the paper's, 2 % at a time and scored again", TAKER, step=0.02),
         Setting("taker-abs-once", "the paper's score, at once", TAKER),
         Setting("random", "as many of every layer at random", ("select.ffn.score=random",)),
-        Setting("magnitude", "the largest output columns", ("select.ffn.score=magnitude",)),
+        Setting("magnitude", "the smallest output columns", ("select.ffn.score=magnitude",)),
         Setting("uncompensated", "the recipe's, not compensated", ("compensate.enabled=false",)),
         Setting("ffn", "the recipe's, FFN neurons alone", FFN_ALONE),
         Setting(

@@ -25,6 +25,7 @@ from pipeline.stages.base import Base
 FORMAT = 3
 PROOF_SEQUENCES = 4
 PROOF_TOKENS = 256
+SELECTION = "selection"  # folder of the documents that a search asks
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Texts:
         sequences: by side, token ids [N, S] of the scored documents.
         proof_NS: token ids of held-out documents on which the proof compares logits.
         held_out: by corpus name, a JSONL file of its held-out documents.
+        selection: the same of those that a search asks, if the recipe has any.
         summary: of every corpus: name, genre, licence, documents, hashes.
     """
 
     sequences: dict[str, Tensor]
     proof_NS: Tensor
     held_out: dict[str, Path]
+    selection: dict[str, Path]
     summary: list[dict[str, Any]]
 
 
@@ -52,14 +55,13 @@ def prepare(base: Base, loaded: LoadedRecipe, cache: Cache, progress: Progress) 
     folder = cache.get("texts", key, lambda new: _write(new, base, loaded, progress))
     tensors = load_file(folder / "tokens.safetensors")
     _check_vocabulary(base, tensors)
+    names = [corpus.name for _, corpus in loaded.recipe.corpora if corpus.use != "scored"]
+    searched = names if loaded.recipe.select.until is not None else []
     return Texts(
         sequences={side: tensors[side].long() for side in ("forget", "retain")},
         proof_NS=tensors["proof"].long(),
-        held_out={
-            corpus.name: folder / f"{corpus.name}.jsonl"
-            for _, corpus in loaded.recipe.corpora
-            if corpus.use != "scored"
-        },
+        held_out={name: folder / f"{name}.jsonl" for name in names},
+        selection={name: folder / SELECTION / f"{name}.jsonl" for name in searched},
         summary=read_json(folder / "summary.json"),
     )
 
@@ -79,6 +81,10 @@ def _write(folder: Path, base: Base, loaded: LoadedRecipe, progress: Progress) -
             continue
         path = folder / f"{item.corpus.name}.jsonl"
         write_jsonl(path, item, base.tokenizer, recipe.evaluate.next_token_tokens)
+        if recipe.select.until is not None:
+            path = folder / SELECTION / path.name
+            path.parent.mkdir(exist_ok=True)
+            write_jsonl(path, item, base.tokenizer, recipe.select.until.tokens, item.selection)
         held_out.append([document.text for document in item.held_out])
     tokens["proof"] = _proof_sequences(held_out, base).int()
     save_file(tokens, folder / "tokens.safetensors")
@@ -123,6 +129,7 @@ def _key(base: Base, loaded: LoadedRecipe) -> dict[str, Any]:
         ],
         "scoring": recipe.scoring.model_dump(exclude={"batch_tokens", "skip_positions"}),
         "next_token_tokens": recipe.evaluate.next_token_tokens,
+        "selection_tokens": recipe.select.until.tokens if recipe.select.until else None,
         "seed": recipe.seed,
         "tokenizer": digest_of(_stamps(_tokenizer_files(base.model.path))),
     }

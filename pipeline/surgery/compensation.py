@@ -8,6 +8,10 @@ and removed units P, the update that minimises E‖W x − W'[:, S] x_S‖² + r
 (ridge regression of x_P on x_S). Λ is diagonal, a share of each unit's *own* second moment. A ridge
 taken from the mean of the diagonal is set by the few neurons with massive activations: it is then
 far too large for all others, and their compensation vanishes.
+
+Kept units stand in on forget text too, and bring back some of what was removed. With the second
+moment F of forget text and a weight μ, adding μ·E_F‖M x_S‖² to what is minimised makes the system
+C[S, S] + μ F[S, S] + Λ: what stands in on retain text keeps silent on forget text.
 """
 
 from __future__ import annotations
@@ -103,6 +107,7 @@ def compensation_map(
     ridge: float,
     dtype: torch.dtype,
     where: str,
+    silent_UU: Tensor | None = None,
 ) -> CompensationMap:
     """Solve for M in float64, on a scale where every unit has second moment 1.
 
@@ -116,6 +121,7 @@ def compensation_map(
         ridge: ridge term of each unit, as a share of its own second moment.
         dtype: type in which the projection is stored.
         where: layer and unit kind, for the error.
+        silent_UU: μ F, if what stands in is to keep silent on forget text.
 
     Raises:
         BrokenError: the system is not positive definite.
@@ -125,6 +131,8 @@ def compensation_map(
     correlation_UU = moments_UU * inverse_U[:, None] * inverse_U[None, :]
     s, p = torch.tensor(kept, dtype=torch.long), torch.tensor(removed, dtype=torch.long)
     system_SS = correlation_UU[s][:, s]
+    if silent_UU is not None:
+        system_SS += silent_UU[s][:, s] * inverse_U[s][:, None] * inverse_U[s][None, :]
     system_SS = system_SS + ridge * torch.eye(len(s), dtype=torch.float64)
     system_SS.diagonal()[scale_U[s] == 0] = 1.0
     factor_SS, failed = torch.linalg.cholesky_ex(system_SS)

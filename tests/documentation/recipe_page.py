@@ -108,7 +108,8 @@ def _type(path: Path, key: str, child: Node) -> str:
     if options := literals(child):
         return ", ".join(map(code, options))
     if child.get("type") == "array":
-        return f"list: {expected(child['items'])} each"
+        items = child["items"]
+        return f"list of {', '.join(map(code, literals(items))) or expected(items)}"
     return expected(child)
 
 

@@ -63,6 +63,36 @@ def test_it_is_the_ridge_regression_of_removed_on_kept_units(ridge: float) -> No
     )
 
 
+@pytest.mark.parametrize("weighs", [0.1, 1.0, 10.0])
+def test_what_stands_in_keeps_silent_on_forget_text(weighs: float) -> None:
+    """As ridge regression with the forget text's own rows, whose target is nothing."""
+    x_TU, forget_TU = activations(), activations(seed=3)
+    moments_UU, forget_UU = (each.T @ each / TOKENS for each in (x_TU, forget_TU))
+    design = torch.cat(
+        [
+            x_TU[:, S],
+            weighs**0.5 * forget_TU[:, S],
+            torch.diag((0.01 * x_TU[:, S].square().sum(dim=0)).sqrt()),
+        ]
+    )
+    nothing = torch.zeros(TOKENS + KEPT, len(P), dtype=torch.float64)
+    expected_PS = torch.linalg.lstsq(design, torch.cat([x_TU[:, P], nothing])).solution.T
+    found_PS = compensation_map(
+        moments_UU,
+        S,
+        P,
+        ridge=0.01,
+        dtype=torch.float64,
+        where="",
+        silent_UU=weighs * forget_UU,
+    ).map_PS.double()
+    torch.testing.assert_close(found_PS, expected_PS, rtol=1e-6, atol=1e-7)
+    loud, silent = (
+        (forget_TU[:, S] @ each.T).square().sum() for each in (our_map(moments_UU), found_PS)
+    )
+    assert silent < loud
+
+
 def test_the_compensated_columns_are_weight_plus_removed_times_map() -> None:
     x_TU, weight_HU = activations(), weight()
     result = compensation_map(

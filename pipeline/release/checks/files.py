@@ -15,6 +15,7 @@ from pipeline.export.checkpoint import companions
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
 from pipeline.release.checks.findings import Finding
+from pipeline.release.report.curves import NAME as CURVE
 from pipeline.release.report.figures import NAMES as RESULTS
 from pipeline.release.report.network import NAMES as NETWORK
 
@@ -34,7 +35,7 @@ EXTRA_SUFFIXES = (".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".pdf", ".md
 CLAIMS = (
     "README.md",
     "report.html",
-    *(f"figures/{name}.svg" for name in (*RESULTS, *NETWORK)),
+    *(f"figures/{name}.svg" for name in (*RESULTS, CURVE, *NETWORK)),
     "evaluation.json",
     "samples/*/*.jsonl",
 )

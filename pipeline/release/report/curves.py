@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.release.report.svg import WIDTH, Drawing
 
+NAME = "curve"
 LEFT, RIGHT, TALL = 44.0, WIDTH - 10.0, 300.0
 COLOURS = 8  # classes of `figure.css`; further lines begin anew
 COLUMN = (RIGHT - LEFT) / 2  # of the legend
@@ -27,6 +28,22 @@ class Place(NamedTuple):
     hint: str
 
 
+def released_curve(manifest: Mapping[str, Any]) -> Drawing | None:
+    """The curves that a release's manifest has, with the released point; None without any.
+
+    A search for how much to remove has tried some points too, on texts of its own.
+    """
+    curve, search = manifest.get("curve"), manifest.get("search")
+    if curve:
+        lines = {name: [_place(each) for each in own] for name, own in curve["settings"].items()}
+        return curves_figure(lines, _place(curve["chosen"]))
+    if search:
+        tried = {each["portion"]: _place(each) for each in search["probes"]}
+        line = {"what the search tried": list(tried.values())}
+        return curves_figure(line, tried.get(search["portion"]))
+    return None
+
+
 def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = None) -> Drawing:
     """Every line from the base on, whose drops are none.
 
@@ -35,7 +52,7 @@ def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = N
         chosen: a point to mark.
     """
     drawing = Drawing(
-        "curve",
+        NAME,
         "Forgetting against its cost",
         "Further up is more forgotten, further to the right costs more of what should be kept. On "
         "the dashed line both lose the same share."
@@ -60,6 +77,12 @@ def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = N
         drawing.dot(*scale(chosen.cost, chosen.forgotten), 8, "ring", chosen.hint)
     drawing.height = scale.bottom + 42
     return drawing
+
+
+def _place(point: Mapping[str, float]) -> Place:
+    cost, forgotten = point["retain_drop"], point["forget_drop"]
+    hint = f"{point['removed']:.1%} removed: forgotten {forgotten:.1%}, cost {cost:.1%}"
+    return Place(cost, forgotten, hint)
 
 
 class _Scale(NamedTuple):

@@ -22,6 +22,7 @@ from markupsafe import Markup
 
 from pipeline.cache import json_bytes
 from pipeline.release.facts import RemovedUnits, baselines, named_base, removed_units
+from pipeline.release.report.curves import released_curve
 from pipeline.release.report.figures import gates_figure, results_figure
 from pipeline.release.report.network import layers_figure, score_figures
 from pipeline.release.report.results import gate_rows, headlines, measured
@@ -67,6 +68,7 @@ def _figures(manifest: dict[str, Any]) -> dict[str, list[Drawing]]:
     select = manifest["recipe"].get("select", {})
     found: dict[str, Sequence[Drawing | None]] = {
         "results": [gates_figure(gate_rows(manifest)), results_figure(measured(manifest))],
+        "curve": [released_curve(manifest)],
         "network": [layers_figure(manifest["plan"]), *score_figures(manifest["scores"], select)],
     }
     return {name: [each for each in group if each] for name, group in found.items()}
@@ -78,6 +80,7 @@ def _page(manifest: dict[str, Any], figures: dict[str, list[Drawing]]) -> str:
     evaluation, recipe = manifest["evaluation"], manifest["recipe"]
     sections = (
         Section("results", "Before and after"),
+        Section("curve", "Forgetting against its cost", bool(figures["curve"])),
         Section("network", "Where in the network the units were", bool(figures["network"])),
         Section("examples", "What it writes", bool(manifest["prompts"])),
         Section("cost", "What it weighs and how fast it is"),
@@ -92,6 +95,8 @@ def _page(manifest: dict[str, Any], figures: dict[str, list[Drawing]]) -> str:
         style_hash=f"sha256-{b64encode(hashlib.sha256(style.encode()).digest()).decode()}",
         sections=[section for section in sections if section.shown],
         figures=figures,
+        search=manifest.get("search"),
+        curve=manifest.get("curve"),
         verdict=verdict_words(manifest["verdict"], evaluation["gates"]),
         removed=removed,
         removed_words=_removed_words(removed),

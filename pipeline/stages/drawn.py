@@ -1,0 +1,50 @@
+"""Forgetting against its cost around a released cut, as card and report show it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.cache import Cache
+from pipeline.evaluation.curves import Judges
+from pipeline.progress import Progress
+from pipeline.recipe_file import LoadedRecipe
+from pipeline.stages.base import Base
+from pipeline.stages.choose import Choice
+from pipeline.stages.cuts import Cuts
+from pipeline.stages.points import Judge, Point
+from pipeline.stages.settings import SETTINGS
+from pipeline.stages.texts import Texts
+
+
+def drawn_curve(
+    loaded: LoadedRecipe,
+    base: Base,
+    texts: Texts,
+    choice: Choice,
+    cache: Cache,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The points of a recipe's `curve`, and that of what is released; for the manifest.
+
+    Raises:
+        InputError: the base predicts nothing of a text, so that no drop is a share of that.
+    """
+    wanted = loaded.recipe.curve
+    assert wanted is not None
+    judge = Judge(base, loaded.recipe, texts.held_out, wanted.tokens, cache, progress)
+    judges = judge.judges()
+    cuts = Cuts(loaded, base, texts, wanted.fractions, cache, progress)
+    points = {name: cuts.points(SETTINGS[name], judge, judges) for name in wanted.settings}
+    return {
+        "texts": dict(judge.sides),
+        "tokens": wanted.tokens,
+        "settings": {
+            name: [_as_dict(point, judges) for point in own] for name, own in points.items()
+        },
+        "chosen": _as_dict(judge.point(0.0, choice), judges),
+    }
+
+
+def _as_dict(point: Point, judges: Judges) -> dict[str, float]:
+    forget, retain = (round(float(drop[0]), 6) for drop in judges.drops([point.hits]))
+    return {"removed": point.removed, "forget_drop": forget, "retain_drop": retain}
