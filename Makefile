@@ -53,10 +53,10 @@ schema: $(STAMP) ## Write recipes/recipe.schema.json from the schema in pipeline
 	@$(BIN)/python -m pipeline.recipe_schema > recipes/recipe.schema.json.new
 	@mv recipes/recipe.schema.json.new recipes/recipe.schema.json
 
-docs: schema ## Write what docs/ has from tests and schemas: the table of architectures, the manifest's schema.
+docs: schema ## Write the generated parts of docs/: reference, table of architectures, the manifest's schema.
 	@$(BIN)/python -m pipeline.export.manifest_schema > docs/schemas/manifest.json.new
 	@mv docs/schemas/manifest.json.new docs/schemas/manifest-$$($(BIN)/python -c 'from pipeline.export.manifest_schema import FORMAT; print(FORMAT)').json
-	@$(BIN)/python -m pytest -q --write-docs tests/architectures/test_table.py
+	@$(BIN)/python -m pytest -q --write-docs tests/architectures/test_table.py tests/documentation/test_reference.py
 
 lock: ## Write requirements.lock anew, with the newest versions that pyproject.toml allows.
 	$(PYTHON) -m venv --clear .venv-lock
