@@ -36,6 +36,7 @@ from pipeline.cli_options import (
 )
 from pipeline.cli_publish import YesOption, publish, publishing_of, show_publication
 from pipeline.cli_recipes import doctor, new, recipes, schema
+from pipeline.cli_relearn import relearn
 from pipeline.cli_report import report
 from pipeline.errors import (
     EXIT_BROKEN,
@@ -316,7 +317,7 @@ def export(
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
 
 
-for verb in (curve, report, publish, diff, chat, new, recipes, inspect, schema, doctor):
+for verb in (curve, relearn, report, publish, diff, chat, new, recipes, inspect, schema, doctor):
     app.command()(verb)
 
 

@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.completions import complete
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.progress import Progress
-from pipeline.recipe import Evaluate, Recipe
+from pipeline.recipe import Evaluate
 from pipeline.release.checks.claims import (
     check_evaluation,
     check_one_voice,
@@ -35,7 +35,7 @@ from pipeline.stages.base import Base, within
 from pipeline.stages.judge import Judgement, evaluate_and_judge
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
-from pipeline.stages.search import scaled
+from pipeline.stages.search import as_found
 from pipeline.stages.texts import prepare
 from pipeline.verify import NO_TRUST, Release, Trust, Verification, verify
 
@@ -137,7 +137,7 @@ def validate(
                 digest,
                 texts,
                 Measurer(base, loaded.recipe, texts.sequences, cache, progress),
-                replace(loaded, recipe=_as_found(loaded.recipe, release.manifest)),
+                replace(loaded, recipe=as_found(loaded.recipe, release.manifest)),
                 cache,
                 progress,
             )
@@ -182,15 +182,6 @@ def validate(
         verdict,
         seconds,
     )
-
-
-def _as_found(recipe: Recipe, manifest: Mapping[str, Any]) -> Recipe:
-    """The recipe with the fractions that the release's search is said to have found.
-
-    They decide about the control alone, whose size is compared: `_check_control`.
-    """
-    found = manifest.get("search")
-    return recipe if recipe.select.until is None or not found else scaled(recipe, found["portion"])
 
 
 def _check_control(judgement: Judgement, manifest: Mapping[str, Any]) -> list[Finding]:

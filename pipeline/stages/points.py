@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Judge:
         progress: Progress,
     ) -> None:
         self.base, self.recipe, self.cache, self.progress = base, recipe, cache, progress
-        self.sides = _judging(recipe)
+        self.sides = judging_sides(recipe)
         self.documents: dict[str, list[Document]] = {
             name: read_documents(files[name], base.tokenizer, tokens) for name in self.sides
         }
@@ -110,7 +111,7 @@ class Judge:
         folder = self.cache.get("curve", key, lambda new: self._ask(new, choice))
         found = read_json(folder / "documents.json")
         removed = _share(choice.plan) if choice else 0.0
-        hits = {name: np.array(own["top1"], dtype=float) for name, own in found.items()}
+        hits = hits_of(found)
         sums = {name: np.array(own["loss"], dtype=float).sum(axis=0) for name, own in found.items()}
         losses = {name: float(total / tokens) for name, (total, tokens) in sums.items()}
         return Point(fraction, removed, hits, losses)
@@ -121,15 +122,7 @@ class Judge:
         Raises:
             InputError: it hits nothing in one of them.
         """
-        whole = self.point(0.0, None)
-        for name, hits in whole.hits.items():
-            if not hits[:, 0].any():
-                raise InputError(
-                    f"the base predicts no token of {name} rightly, and no drop is a share of that",
-                    where=self.base.model.name,
-                    remedy="judge by other texts, or by more of them",
-                )
-        return Judges(self.sides, whole.hits)
+        return judges_by(self.sides, self.point(0.0, None).hits, self.base.model.name)
 
     def _ask(self, folder: Path, choice: Choice | None) -> None:
         lm, found = self._lm, {}
@@ -141,8 +134,12 @@ class Judge:
         write_json(folder / "documents.json", found)
 
 
-def _judging(recipe: Recipe) -> dict[str, Side]:
-    """The corpora that judge, by their side."""
+def judging_sides(recipe: Recipe) -> dict[str, Side]:
+    """The corpora that judge, by their side.
+
+    Raises:
+        InputError: a side has no held-out text.
+    """
     sides: dict[str, Side] = {}
     for side in ("forget", "retain"):
         own = [corpus for each, corpus in recipe.corpora if each == side and corpus.use != "scored"]
@@ -155,6 +152,32 @@ def _judging(recipe: Recipe) -> dict[str, Side]:
             )
         sides |= {corpus.name: side for corpus in whole or own}
     return sides
+
+
+def judges_by(sides: Mapping[str, Side], base: Hits, name: str) -> Judges:
+    """The texts with what the base hits in them.
+
+    Args:
+        sides: by text, the side on which it is.
+        base: what the base hits.
+        name: of the base, for the error.
+
+    Raises:
+        InputError: it hits nothing in one of them.
+    """
+    for text, hits in base.items():
+        if not hits[:, 0].any():
+            raise InputError(
+                f"the base predicts no token of {text} rightly, and no drop is a share of that",
+                where=name,
+                remedy="judge by other texts, or by more of them",
+            )
+    return Judges(sides, base)
+
+
+def hits_of(found: Mapping[str, Mapping[str, Any]]) -> Hits:
+    """The hits among what `predict` answered, by text."""
+    return {name: np.array(own["top1"], dtype=float) for name, own in found.items()}
 
 
 def _maps_key(choice: Choice) -> str | None:

@@ -6,7 +6,7 @@ them are held-out documents that are kept apart from those which judge the resul
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,6 +80,12 @@ def scaled(recipe: Recipe, portion: float) -> Recipe:
         )
     }
     return recipe.model_copy(update={"select": select.model_copy(update=parts | {"until": None})})
+
+
+def as_found(recipe: Recipe, manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe with the fractions that a release's search is said to have found."""
+    found = manifest.get("search")
+    return recipe if recipe.select.until is None or not found else scaled(recipe, found["portion"])
 
 
 def search(

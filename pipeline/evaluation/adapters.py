@@ -1,0 +1,37 @@
+"""Low-rank adapters (LoRA, arXiv 2106.09685), by peft, which the extra `relearn` installs."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+from torch import nn
+
+from pipeline.errors import InputError
+
+PACKAGE = "peft"
+RANK = 16
+SCALE = 32  # lora_alpha: what an adapter adds counts twice
+
+
+def check_adapters() -> None:
+    """Refuse `--lora` without the package that makes adapters.
+
+    Raises:
+        InputError: it is not installed.
+    """
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise InputError(
+            f"the package {PACKAGE}, which makes low-rank adapters, is not installed",
+            where="--lora",
+            remedy='install it: pip install "unlearn-pipeline[relearn]"',
+        )
+
+
+def add_adapters(model: nn.Module, seed: int) -> None:
+    """Put an adapter beside each linear layer but the output's, and let only them be trained."""
+    import peft
+
+    torch.manual_seed(seed)
+    settings = peft.LoraConfig(r=RANK, lora_alpha=SCALE, target_modules="all-linear")
+    peft.inject_adapter_in_model(settings, model)
