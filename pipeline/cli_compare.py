@@ -23,7 +23,7 @@ from pipeline.progress import Progress
 
 if TYPE_CHECKING:
     from pipeline.baselines.ways import Way
-    from pipeline.compare import Comparison
+    from pipeline.stages.compared import Comparison
 
 RELEARNING_RATE = 5e-5
 
@@ -63,10 +63,11 @@ def compare(
     progress = Progress(style_of(json_, quiet))
     with progress.stage("Libraries"):
         from pipeline.cache import Cache
-        from pipeline.compare import FILES, Terms, write
+        from pipeline.compare import FILES, write
         from pipeline.compare import compare as compare_all
         from pipeline.evaluation.tuning import Manner
         from pipeline.recipe_file import load_recipe
+        from pipeline.stages.compared import Terms
         from pipeline.stages.output import check_own_folder
 
     chosen = _chosen(ways)

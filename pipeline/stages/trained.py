@@ -204,8 +204,8 @@ class Trainer:
     def _say(self, point: Mapping[str, float]) -> None:
         self.progress.say(
             f"  rate {point['learning_rate']:g}, strength {point['strength']:g}, "
-            f"{point['step']} steps: forget −{point['forget_drop']:.1%}, "
-            f"retain −{point['retain_drop']:.1%}"
+            f"{point['step']} steps: forget drop {point['forget_drop']:.1%}, "
+            f"retain drop {point['retain_drop']:.1%}"
         )
 
 
