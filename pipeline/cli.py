@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline import __version__
+from pipeline.cli_compare import compare
 from pipeline.cli_curve import curve
 from pipeline.cli_models import chat, diff, inspect
 from pipeline.cli_options import (
@@ -317,7 +318,20 @@ def export(
     return EXIT_DIFFERENT if found["agrees"] is False else EXIT_PASS
 
 
-for verb in (curve, relearn, report, publish, diff, chat, new, recipes, inspect, schema, doctor):
+for verb in (
+    curve,
+    compare,
+    relearn,
+    report,
+    publish,
+    diff,
+    chat,
+    new,
+    recipes,
+    inspect,
+    schema,
+    doctor,
+):
     app.command()(verb)
 
 

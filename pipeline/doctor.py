@@ -112,6 +112,7 @@ def _extras() -> Iterator[Check]:
         "xllamacpp",
     )
     yield _asked("signatures", _signing, "`unlearn sign`, and verifying one", "model-signing")
+    yield _asked("adapters", _adapters, "`unlearn relearn --lora`", "peft")
     yield _asked("sandbox", _sandbox, "tasks that run code that a model wrote (pass@k)")
 
 
@@ -138,6 +139,12 @@ def _signing() -> None:
     from pipeline.release.signing import check_available
 
     check_available()
+
+
+def _adapters() -> None:
+    from pipeline.evaluation.adapters import check_adapters
+
+    check_adapters()
 
 
 def _sandbox() -> None:

@@ -25,6 +25,7 @@ from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import within
 from pipeline.stages.cut import make_control
 from pipeline.stages.measure import Measurer
+from pipeline.stages.output import check_own_folder
 from pipeline.stages.points import judges_by
 from pipeline.stages.relearning import Learned, Learner
 from pipeline.stages.search import as_found
@@ -32,7 +33,7 @@ from pipeline.stages.texts import Texts, prepare
 from pipeline.verify import Release
 
 BASE, PRUNED, RANDOM = "base", "pruned", "random"
-FILES = {f"relearn.{kind}" for kind in ("csv", "json", "svg")}
+FILES = ("relearn.csv", "relearn.json", "relearn.svg")
 
 
 @dataclass(frozen=True)
@@ -194,12 +195,7 @@ def check_place(target: Path, release: Path) -> None:
             where=str(target),
             remedy="choose another place with --out",
         )
-    if target.is_file() or (target.is_dir() and {each.name for each in target.iterdir()} - FILES):
-        raise InputError(
-            "this holds something that `unlearn relearn` did not write; it was not touched",
-            where=str(target),
-            remedy="move it away, or choose another place with --out",
-        )
+    check_own_folder(target, FILES, "relearn")
 
 
 def write(found: Relearning, target: Path) -> list[str]:

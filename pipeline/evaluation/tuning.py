@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, islice
 from typing import Any
 
 import torch
@@ -75,22 +76,20 @@ def language_loss(model: Any, ids_NT: Tensor) -> Tensor:
 def descend(
     parameters: Sequence[nn.Parameter],
     loss: Callable[[], Tensor],
-    steps: int,
     learning_rate: float,
 ) -> Iterator[int]:
-    """Take steps down a loss, and yield the number of each.
+    """Take steps down a loss without end, and yield the number of each.
 
     Args:
         parameters: what is trained.
         loss: the loss of the next batch.
-        steps: how many.
         learning_rate: of AdamW, without weight decay.
 
     Raises:
         InputError: the loss is not finite any more.
     """
     optimiser = torch.optim.AdamW(parameters, learning_rate, weight_decay=0.0)
-    for step in range(1, steps + 1):
+    for step in count(1):
         with torch.enable_grad():
             now = loss()
             if not math.isfinite(value := float(now.detach())):
@@ -115,8 +114,7 @@ def tuned(model: nn.Module, ids_NT: Tensor, manner: Manner) -> Iterator[int]:
     yield 0
     rows = batches(ids_NT, manner.seed)
     parameters = [each for each in model.parameters() if each.requires_grad]
-    for step in descend(
-        parameters, lambda: language_loss(model, next(rows)), manner.steps, manner.learning_rate
-    ):
+    steps = descend(parameters, lambda: language_loss(model, next(rows)), manner.learning_rate)
+    for step in islice(steps, manner.steps):
         if step in wanted:
             yield step

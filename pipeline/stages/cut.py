@@ -83,6 +83,19 @@ def make_control(
     """
     assert recipe.control is not None
     choice = choose(base, as_control(recipe, recipe.control), measurer, progress)
+    return kept_cut("control", base, recipe, choice, cache), choice.plan
+
+
+def kept_cut(stage: str, base: Base, recipe: Recipe, choice: Choice, cache: Cache) -> Path:
+    """The checkpoint of a choice, kept in the cache.
+
+    Args:
+        stage: what it is kept as.
+        base: the base model.
+        recipe: that chose.
+        choice: what is kept, and how it stands in for the rest.
+        cache: keeps it.
+    """
     key = {
         "format": FORMAT,
         "weights": base.model.weights_sha256,
@@ -96,7 +109,7 @@ def make_control(
     def fill(folder: Path) -> None:
         write_checkpoint(folder, base, choice, lambda _: None)
 
-    return cache.get("control", key, fill), choice.plan
+    return cache.get(stage, key, fill)
 
 
 def as_control(recipe: Recipe, control: Control) -> Recipe:

@@ -81,7 +81,11 @@ def moment_passes(recipe: Recipe, sizes: Dimensions) -> list[range]:
 
 
 class Measurer:
-    """Measures a base model on fixed sequences; loads it only if something is not cached."""
+    """Measures a base model on fixed sequences; loads it only if something is not cached.
+
+    Attributes:
+        has_run: something was not.
+    """
 
     def __init__(
         self, base: Base, recipe: Recipe, sequences: Sequences, cache: Cache, progress: Progress
@@ -91,6 +95,7 @@ class Measurer:
         self.sequences = sequences
         self.cache = cache
         self.progress = progress
+        self.has_run = False
         self._model: nn.Module | None = None
 
     def moment_kinds(self, side: str) -> frozenset[str]:
@@ -152,6 +157,7 @@ class Measurer:
         }
 
     def _run(self, side: str, folder: Path, masking: Masking | None) -> None:
+        self.has_run = True
         if self._model is None:
             dtype = self.recipe.model.dtype
             self._model = load_model(self.base.model.path, dtype, self.base.terms)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,27 @@ def check_target(target: Path, recipe_name: str, force: bool) -> None:
             "it was not touched",
             where=str(target),
             remedy="move them away, choose another place with --out, or use --force",
+        )
+
+
+def check_own_folder(target: Path, files: Collection[str], verb: str) -> None:
+    """Refuse early a folder that holds something else: it will be replaced as a whole.
+
+    Args:
+        target: the folder.
+        files: names of what the verb writes.
+        verb: of the command.
+
+    Raises:
+        InputError: it does.
+    """
+    if target.is_file() or (
+        target.is_dir() and {each.name for each in target.iterdir()} - {*files}
+    ):
+        raise InputError(
+            f"this holds something that `unlearn {verb}` did not write; it was not touched",
+            where=str(target),
+            remedy="move it away, or choose another place with --out",
         )
 
 

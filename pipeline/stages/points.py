@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -82,29 +82,13 @@ class Judge:
 
     @cached_property
     def _lm(self) -> TokenBudgetLM:
-        settings = self.recipe.evaluate
-        return load_lm(
-            self.base.model.path,
-            dtype=settings.dtype,
-            batch_tokens=settings.batch_tokens,
-            progress=self.progress,
-            terms=self.base.terms,
-        )
+        return self._load(self.base.model.path)
 
     def point(self, fraction: float, choice: Choice | None) -> Point:
         """Return a choice's point; of no choice, the base."""
-        model, settings = self.base.model, self.recipe.evaluate
+        model = self.base.model
         key = {
-            **key_of_model(
-                model.path,
-                model.weights_sha256,
-                settings.dtype,
-                default_device(),
-                self.base.terms,
-            ),
-            "format": FORMAT,
-            "lm_eval": version("lm_eval"),
-            "documents": digest_of(self.documents),
+            **self._key(model.path, model.weights_sha256),
             "plan": choice.plan.to_json() if choice else None,
             "maps": _maps_key(choice) if choice else None,
         }
@@ -124,9 +108,42 @@ class Judge:
         """
         return judges_by(self.sides, self.point(0.0, None).hits, self.base.model.name)
 
+    def hits(self, folder: Path, weights_sha256: str) -> Hits:
+        """What a checkpoint of the base's family hits, no mask on it."""
+        key = {**self._key(folder, weights_sha256), "plan": None, "maps": None}
+        asked = self.cache.get(
+            "curve", key, lambda new: self._answers(new, self._load(folder), nullcontext())
+        )
+        return hits_of(read_json(asked / "documents.json"))
+
+    def _key(self, folder: Path, weights_sha256: str) -> dict[str, Any]:
+        dtype, terms = self.recipe.evaluate.dtype, self.base.terms
+        return {
+            **key_of_model(folder, weights_sha256, dtype, default_device(), terms),
+            "format": FORMAT,
+            "lm_eval": version("lm_eval"),
+            "documents": digest_of(self.documents),
+        }
+
+    def _load(self, folder: Path) -> TokenBudgetLM:
+        settings = self.recipe.evaluate
+        return load_lm(
+            folder,
+            dtype=settings.dtype,
+            batch_tokens=settings.batch_tokens,
+            progress=self.progress,
+            terms=self.base.terms,
+        )
+
     def _ask(self, folder: Path, choice: Choice | None) -> None:
-        lm, found = self._lm, {}
+        lm = self._lm
         masks = masking(self.base, choice.plan, choice.maps, lm.model) if choice else nullcontext()
+        self._answers(folder, lm, masks)
+
+    def _answers(
+        self, folder: Path, lm: TokenBudgetLM, masks: AbstractContextManager[None]
+    ) -> None:
+        found = {}
         with masks:
             for name, documents in self.documents.items():
                 lm.label = name

@@ -68,4 +68,4 @@ def test_every_row_comes_before_one_comes_again() -> None:
 def test_a_loss_that_is_no_number_is_an_error() -> None:
     weight = nn.Parameter(torch.ones(1))
     with pytest.raises(InputError, match="the loss of step 1 is nan"):
-        list(descend([weight], lambda: (weight * torch.nan).sum(), 3, 0.1))
+        list(descend([weight], lambda: (weight * torch.nan).sum(), 0.1))
