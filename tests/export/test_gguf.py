@@ -302,6 +302,41 @@ def test_what_llama_cpp_does_not_compute_is_refused(
     assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
 
 
+# llama.cpp knows the largest model of these families by its number of layers.
+LARGEST: dict[str, dict[str, Any]] = {
+    "gemma2": CONFIGS["gemma2"] | {"num_hidden_layers": 46, "initializer_range": 0.05},
+    "gemma3_text": TIED | {"num_hidden_layers": 62, "initializer_range": 0.03},
+}
+
+
+@pytest.mark.parametrize("family", LARGEST)
+def test_queries_of_the_largest_of_a_family_are_scaled_by_another_rule(
+    tiny_base: TinyBase, tmp_path: Path, family: str
+) -> None:
+    """By hidden size / heads (48 / 6), which changes with the number of heads; 6 is a head's."""
+    base = tiny_base(family, **LARGEST[family], head_dim=6, query_pre_attn_scalar=8)
+    write(base, tmp_path / "m.gguf")
+    assert agreement(base, tmp_path / "m.gguf").holds("F32")
+    with pytest.raises(InputError, match=r"by hidden_size / num_attention_heads \(8\), .* \(6\)"):
+        write(tiny_base(family, **LARGEST[family], head_dim=6, query_pre_attn_scalar=6), tmp_path)
+    plan = random_plan(base.dimensions, 1, ffn=32, groups=2)
+    cut(base, tmp_path / "cut", plan)
+    with pytest.raises(InputError, match=r"of a .* layers by .* \(12\), this model by .* \(8\)"):
+        write(base_of(tmp_path / "cut"), tmp_path / "n.gguf")
+
+
+def test_a_model_one_layer_short_of_the_largest_is_scaled_by_its_heads(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    config = LARGEST["gemma2"] | {"num_hidden_layers": 45}
+    with pytest.raises(InputError, match=r"by head_dim \(6\), this model by .* \(8\)"):
+        write(tiny_base("gemma2", **config, head_dim=6, query_pre_attn_scalar=8), tmp_path)
+    base = tiny_base("gemma2", **config, query_pre_attn_scalar=8)
+    cut(base, tmp_path / "cut", random_plan(base.dimensions, 1, groups=2))
+    write(base_of(tmp_path / "cut"), tmp_path / "m.gguf")
+    assert agreement(base_of(tmp_path / "cut"), tmp_path / "m.gguf").holds("F32")
+
+
 def test_a_default_of_llama_cpp_is_not_relied_on(tiny_base: TinyBase, tmp_path: Path) -> None:
     folder = tmp_path / "uncapped"
     shutil.copytree(tiny_base("gemma2", **TIED).model.path, folder)
