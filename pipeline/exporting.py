@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -156,6 +155,7 @@ def _opened_ragged(folder: Path, reference: str) -> Checkpoint:
     return checkpoint
 
 
-def _compared(path: Path, checkpoint: Checkpoint, prompts: Sequence[str] = PROMPTS) -> Agreement:
-    model = load_model(checkpoint.folder, "float32")
-    return compare_with_llama_cpp(path, model, checkpoint.tokenizer, prompts, TOKENS)
+def _compared(path: Path, checkpoint: Checkpoint) -> Agreement:
+    model, tokenizer = load_model(checkpoint.folder, "float32"), checkpoint.tokenizer
+    with_added = PROMPTS[0] + "".join(map(str, tokenizer.added_tokens_decoder.values()))
+    return compare_with_llama_cpp(path, model, tokenizer, PROMPTS, TOKENS, [with_added])

@@ -29,6 +29,7 @@ def test_a_release_becomes_one_file_beside_it(release: Any, unlearn: Unlearn) ->
     found = json.loads(result.out.splitlines()[-1])
     path = made.folder.with_name(f"{made.folder.name}-BF16.gguf")
     assert (found["file"], found["agrees"]) == (str(path), True)
+    assert found["llama_cpp"]["texts"] == 5  # the last one has the tokenizer's added tokens
     assert found["sha256"] == digest_of_file(path)
     fields = GGUFReader(path).fields
     assert fields["unlearn.manifest_sha256"].contents() == digest_of_file(made.folder / MANIFEST)
