@@ -34,7 +34,7 @@ validate: $(STAMP) ## Verify, evaluate and judge a release: CHECKPOINT=out/no-co
 	@$(BIN)/unlearn validate '$(CHECKPOINT)' $(ARGS)
 
 test: $(STAMP) ## Run the tests: [ARGS="-k recipe"].
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the walls between the rooms.
 	$(BIN)/ruff check .
