@@ -43,13 +43,7 @@ RELEASES = (
     "org/no-code@9f3c2e1",
     "org/model@9f3c2e1",
 )
-MODELS = (
-    "org/model",
-    "org/base@0a1b2c3",
-    "HuggingFaceTB/SmolLM2-135M",
-    "models/npo",
-    "models/rmu",
-)
+MODELS = ("org/model", "org/base@0a1b2c3", "HuggingFaceTB/SmolLM2-135M")
 ELSEWHERE = {"/somewhere": "somewhere"}
 # Where something else than 0 is as good: gates of a random model, a machine that lacks something.
 ALSO = {("run", "no-poems"): (1, 4), ("doctor",): (2,)}
