@@ -14,6 +14,7 @@ from pipeline.export.gguf.checkpoint import Checkpoint
 from pipeline.export.gguf.file import WeightType, write_gguf
 from pipeline.export.gguf.limits import family_of
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
+from pipeline.export.gguf.tokenizer import differs_after_control_tokens
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
 from pipeline.export.ragged import is_ragged, sizes_by_layer, stock_config
@@ -32,6 +33,10 @@ from pipeline.stages.base import (
 )
 from pipeline.surgery.safetensors_stream import stored_tensors
 
+SPACED = (
+    "llama.cpp puts a space between a control token and the text after it, and this tokenizer does "
+    "not: there the two read other tokens"
+)
 TOKENS = 20  # that both continue each prompt by
 PROMPTS = (
     "The capital of France is",
@@ -96,6 +101,7 @@ def export_gguf(
         "bytes": path.stat().st_size,
         "sha256": digest_of_file(path),
         "tensors_in_f16": kept,
+        "notes": [SPACED] if differs_after_control_tokens(checkpoint.tokenizer) else [],
         "llama_cpp": asdict(agreement) if agreement else None,
         "agrees": agreement.holds(weight_type) if agreement else None,
     }

@@ -13,7 +13,7 @@ from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.cache import Cache
 from pipeline.evaluation.next_token import documents_of
 from pipeline.evaluation.tasks import check_tasks
-from pipeline.export.checkpoint import changed_sizes, relabelled_config
+from pipeline.export.checkpoint import changed_sizes, relabelled, relabelled_config
 from pipeline.progress import Progress
 from pipeline.recipe import Gate, Recipe, Side, next_token_task
 from pipeline.recipe_file import LoadedRecipe
@@ -39,6 +39,7 @@ BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
 REACHED = (0.35, 0.8)
 MOMENTS_FACTOR = 1.5  # a pass that sums second moments, against one that does not
+ZEROS = "; zeros stand in the place of what goes, and nothing gets smaller by it"
 PLACEHOLDER = "TODO"  # what `unlearn new` leaves to the author
 OVERHEAD_SECONDS = 60  # loading, conversion, proof, completions
 
@@ -99,7 +100,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
             "bytes": model.size_bytes,
             "parameters": parameters,
         },
-        "units": _unit_lines(sizes, kept, recipe),
+        "units": _unit_lines(architecture, sizes, kept, recipe),
         "corpora": [
             {**item.summary, "scored_tokens": scored.get(item.corpus.name, 0)} for item in corpora
         ],
@@ -172,15 +173,32 @@ def _stored_after(
     """Sizes of the checkpoint; under the policy `padded` the widest layer may be as before."""
     if recipe.select.policy == "uniform":
         return kept
-    ffn = kept.ffn if recipe.select.policy == "ragged" else sizes.ffn
+    ragged = recipe.select.policy == "ragged"
+    ffn = kept.ffn if ragged else sizes.ffn
+    if not ragged and recipe.select.attention.relabel:
+        architecture = relabelled(architecture)
     if can_have_heads(architecture, sizes, kept.heads):
         return replace(kept, ffn=ffn)
     return replace(sizes, ffn=ffn)
 
 
-def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str]:
+def _heads_can_go(
+    recipe: Recipe, architecture: Architecture, sizes: Dimensions, heads: int
+) -> bool:
+    """Whether a checkpoint can have so many query heads; if not, zeros stand for the others."""
+    if recipe.select.policy == "ragged":
+        return architecture.attention.counts is not None
+    if recipe.select.attention.relabel:
+        architecture = relabelled(architecture)
+    return can_have_heads(architecture, sizes, heads)
+
+
+def _unit_lines(
+    architecture: Architecture, sizes: Dimensions, kept: Dimensions, recipe: Recipe
+) -> list[str]:
     lines = []
     policy = recipe.select.policy
+    zeros = "" if _heads_can_go(recipe, architecture, sizes, kept.heads) else ZEROS
     for kind, name in (
         ("ffn", "FFN neurons of each routed expert" if sizes.experts else "FFN neurons"),
         ("heads", "query heads"),
@@ -192,6 +210,8 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
         gone = total - left
         if policy == "ragged" and "heads" in kind and recipe.select.attention.unit == "kv_group":
             lines.append(_ragged_heads(name, total, sizes, recipe.select.attention.fraction))
+            if kind == "heads" and gone:
+                lines[-1] += zeros
             continue
         mean = " on average" if policy != "uniform" and kind == "ffn" and gone else ""
         times = sizes.layers * (max(sizes.experts, 1) if kind == "ffn" else 1)
@@ -211,7 +231,10 @@ def _unit_lines(sizes: Dimensions, kept: Dimensions, recipe: Recipe) -> list[str
                 f"{recipe.select.ffn.multiple_of}"
             )
         elif kind == "heads":
-            lines[-1] += head_note(recipe.select.attention.fraction, left, total)
+            said = policy == "uniform"  # other policies have no number that a config forbids
+            lines[-1] += head_note(recipe.select.attention.fraction, left, total, by_config=said)
+        if kind == "heads" and gone:
+            lines[-1] += zeros
     return lines
 
 

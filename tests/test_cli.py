@@ -435,9 +435,39 @@ def test_check_and_run_say_which_number_of_heads_is_the_nearest(
     assert line in " ".join(out.split()) and "nearest number" not in out
     _, _, err = unlearn("run", recipe, *ragged)
     assert "query_heads: 2 of 18 removed (11.1%)" in " ".join(err.split())
+    padded = ["--set", "select.policy=padded", "--set", "select.attention.fraction=0.2"]
     relabelled = ["--set", "select.attention.relabel=true"]
+    line = (
+        "(3 of 18 removed, 16.7%); 20.0% asked, 5 a layer is the nearest number that whole groups"
+    )
+    zeros = "zeros stand in the place of what goes, and nothing gets smaller by it"
+    _, out, _ = unlearn("check", recipe, *padded)
+    assert f"{line} can have; {zeros}" in " ".join(out.split()) and out.count("zeros stand") == 1
+    _, out, _ = unlearn("check", recipe, *padded, *relabelled)
+    assert f"{line} can have" in " ".join(out.split()) and zeros not in " ".join(out.split())
     _, out, _ = unlearn("check", recipe, "--set", "select.attention.fraction=0.2", *relabelled)
     assert "query heads: 6 → 5 in each of 3 layers" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("family", "policy", "zeros"),
+    [
+        ("gpt2", "padded", True),
+        ("gpt2", "ragged", False),
+        ("mpt", "ragged", True),
+        ("qwen3", "padded", False),
+    ],
+)
+def test_check_says_which_heads_stay_as_zeros(
+    unlearn: Unlearn, tiny_base: TinyBase, tmp_path: Path, family: str, policy: str, zeros: bool
+) -> None:
+    recipe = write_recipe(tmp_path / "recipe", tiny_base(family).model.path)
+    options = [f"select.policy={policy}", "select.attention.fraction=0.34"]
+    _, out, _ = unlearn("check", recipe, *(part for one in options for part in ("--set", one)))
+    words = " ".join(out.split())
+    assert "query heads: 6 → 4 " in words
+    assert ("zeros stand in the place of what goes" in words) is zeros
+    assert "this model's config" not in words
 
 
 def test_recipes_schema_version_and_help(unlearn: Unlearn) -> None:

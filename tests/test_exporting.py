@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from command import Unlearn
+from export.test_gguf import sentencepiece_model
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from tiny_models import make_model
+from transformers import AutoTokenizer, LlamaTokenizer
 
 from pipeline.cache import digest_of_file, read_json, write_json
+from pipeline.export.gguf import llama_cpp
 from pipeline.export.manifest import NAME as MANIFEST
 
 Change = Callable[[Path], object]
@@ -45,6 +48,21 @@ def test_a_checkpoint_without_a_manifest_and_a_name_of_ones_own(
     result = unlearn("export", folder, "--out", tmp_path / "own.gguf", "--quiet")
     assert result.code == 0 and "SHA-256" in result.out
     assert (tmp_path / "own.gguf").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("spaced", [True, False])
+def test_a_space_that_llama_cpp_alone_puts_after_control_tokens_is_said(
+    unlearn: Unlearn, tmp_path: Path, spaced: bool
+) -> None:
+    sentencepiece_model(tmp_path / "m", LlamaTokenizer if spaced else AutoTokenizer)
+    result = unlearn("export", "m", "--type", "F32", "--quiet")
+    said = "a space between a control token and the text after it" in " ".join(result.out.split())
+    assert (result.code, said) == (0, spaced)
+    path = tmp_path / "m-F32.gguf"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    text = "</s>the cat"
+    theirs = llama_cpp._run(path, {"texts": [text], "contexts": [], "letter": 0})["tokenized"]
+    assert (theirs[0] != tokenizer(text, add_special_tokens=False)["input_ids"]) is spaced
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])

@@ -93,6 +93,8 @@ def show_export(found: dict[str, Any], console: Console | None = None) -> None:
             f"Note:     {len(found['tensors_in_f16'])} matrices are in F16: their rows are no "
             f"multiple of a block of {found['type']}, as select.ffn.multiple_of: 32 would make them"
         )
+    for note in found["notes"]:
+        console.print(f"Note:     {escape(note)}")
     if (agreement := found["llama_cpp"]) is not None:
         verdict = "[green]agrees[/]" if found["agrees"] else "[red]DISAGREES[/]"
         console.print(

@@ -102,17 +102,16 @@ def cost_lines(costs: dict[str, float], fraction: float, chosen: str) -> Iterato
         yield f"{line} among them; its tensors shrink by {room:.1%}"
 
 
-def head_note(asked: float, kept: int, total: int) -> str:
+def head_note(asked: float, kept: int, total: int, *, by_config: bool = True) -> str:
     """Why another share of the heads goes than a recipe asked for; empty if none does.
 
     Args:
         asked: share of the heads to remove.
         kept: query heads of a layer that stay.
         total: query heads of a layer.
+        by_config: the model's config must be able to say their number.
     """
     if abs(1 - kept / total - asked) <= SAME_SHARE:
         return ""
-    return (
-        f"; {asked:.1%} asked, {kept} a layer is the nearest number that whole groups and this "
-        "model's config can have"
-    )
+    limits = "whole groups and this model's config" if by_config else "whole groups"
+    return f"; {asked:.1%} asked, {kept} a layer is the nearest number that {limits} can have"

@@ -90,6 +90,16 @@ def add_tokenizer(
     SpecialVocab(folder, load_merges=byte_pairs, n_vocab=size).add_to_gguf(writer, quiet=True)
 
 
+def differs_after_control_tokens(tokenizer: Any) -> bool:
+    """Whether llama.cpp puts a space between a control token and a text where this one does not."""
+    control = next((each for each in tokenizer.added_tokens_decoder.values() if each.special), "")
+    alone, after = (
+        tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text in ("a", f"{control}a")
+    )
+    return bool(control) and alone[0].startswith("▁") and not after[1].startswith("▁")
+
+
 def _rules(tokenizer: Any, folder: Path) -> dict[str, Any]:
     """What the loaded tokenizer does: some families' classes replace what their file says."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
