@@ -34,7 +34,7 @@ validate: $(STAMP) ## Verify, evaluate and judge a release: CHECKPOINT=out/no-co
 	@$(BIN)/unlearn validate '$(CHECKPOINT)' $(ARGS)
 
 test: $(STAMP) ## Run the tests: [ARGS="-k recipe"].
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 lint: $(STAMP) ## Check style, types and the walls between the rooms.
 	$(BIN)/ruff check .
@@ -53,10 +53,10 @@ schema: $(STAMP) ## Write recipes/recipe.schema.json from the schema in pipeline
 	@$(BIN)/python -m pipeline.recipe_schema > recipes/recipe.schema.json.new
 	@mv recipes/recipe.schema.json.new recipes/recipe.schema.json
 
-docs: schema ## Write what docs/ has from tests and schemas: the table of architectures, the manifest's schema.
+docs: schema ## Write the generated parts of docs/: reference, table of architectures, the manifest's schema.
 	@$(BIN)/python -m pipeline.export.manifest_schema > docs/schemas/manifest.json.new
 	@mv docs/schemas/manifest.json.new docs/schemas/manifest-$$($(BIN)/python -c 'from pipeline.export.manifest_schema import FORMAT; print(FORMAT)').json
-	@$(BIN)/python -m pytest -q --write-docs tests/architectures/test_table.py
+	@$(BIN)/python -m pytest -q --write-docs tests/architectures/test_table.py tests/documentation/test_reference.py
 
 lock: ## Write requirements.lock anew, with the newest versions that pyproject.toml allows.
 	$(PYTHON) -m venv --clear .venv-lock

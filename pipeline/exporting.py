@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -13,15 +12,24 @@ from pipeline.errors import InputError
 from pipeline.evaluation.loading import load_tokenizer
 from pipeline.export.gguf.checkpoint import Checkpoint
 from pipeline.export.gguf.file import WeightType, write_gguf
+from pipeline.export.gguf.limits import family_of
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
 from pipeline.export.ragged import is_ragged, sizes_by_layer, stock_config
 from pipeline.progress import Progress
-from pipeline.sources.model_folder import check_folder
+from pipeline.sources.model_folder import check_folder, read_config
 from pipeline.sources.models import ResolvedModel
+from pipeline.sources.quantised_models import check_quantisation
 from pipeline.sources.releases import fetch_release, short_name
-from pipeline.stages.base import load_model, open_base
+from pipeline.sources.remote_code import check_code
+from pipeline.stages.base import (
+    check_loads,
+    check_ragged_loads,
+    check_sizes,
+    load_model,
+    open_base,
+)
 from pipeline.surgery.safetensors_stream import stored_tensors
 
 TOKENS = 20  # that both continue each prompt by
@@ -122,19 +130,32 @@ def _about(folder: Path, name: str) -> dict[str, str]:
 
 
 def _opened(folder: Path, reference: str) -> Checkpoint:
+    """Describe a checkpoint; what `inspect` refuses is refused here too."""
+    check_code(folder, reference, allowed=False)
+    check_quantisation(read_config(folder, reference), reference, allowed=False)
+    check_folder(folder, reference)
     if is_ragged(folder):
-        check_folder(folder, reference)
-        config, tensors = stock_config(folder), stored_tensors(folder)
-        names = {tensor.name for tensor in tensors}
-        architecture = as_stored(describe(config, reference), names)
-        layers = sizes_by_layer(folder, config, architecture)
-        return Checkpoint(folder, config, architecture, layers, tensors, load_tokenizer(folder))
+        return _opened_ragged(folder, reference)
     base = open_base(ResolvedModel(folder, reference, {}, "", None))
+    check_loads(base)
     layers = (base.dimensions,) * base.dimensions.layers
     tensors = list(base.tensors.values())
     return Checkpoint(folder, base.config, base.architecture, layers, tensors, base.tokenizer)
 
 
-def _compared(path: Path, checkpoint: Checkpoint, prompts: Sequence[str] = PROMPTS) -> Agreement:
-    model = load_model(checkpoint.folder, "float32")
-    return compare_with_llama_cpp(path, model, checkpoint.tokenizer, prompts, TOKENS)
+def _opened_ragged(folder: Path, reference: str) -> Checkpoint:
+    config, stored = stock_config(folder), stored_tensors(folder)
+    tensors = {tensor.name: tensor for tensor in stored}
+    architecture = as_stored(describe(config, reference), tensors)
+    layers = sizes_by_layer(folder, config, architecture)
+    checkpoint = Checkpoint(folder, config, architecture, layers, stored, load_tokenizer(folder))
+    family_of(checkpoint)  # of a family that may not be ragged the sizes say nothing
+    check_sizes(architecture, layers, tensors, reference)
+    check_ragged_loads(folder, tensors)
+    return checkpoint
+
+
+def _compared(path: Path, checkpoint: Checkpoint) -> Agreement:
+    model, tokenizer = load_model(checkpoint.folder, "float32"), checkpoint.tokenizer
+    with_added = PROMPTS[0] + "".join(map(str, tokenizer.added_tokens_decoder.values()))
+    return compare_with_llama_cpp(path, model, tokenizer, PROMPTS, TOKENS, [with_added])

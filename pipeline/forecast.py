@@ -22,7 +22,7 @@ from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens
 from pipeline.sources.models import describe_model
 from pipeline.sources.packing import held_out_rows, pack_side
 from pipeline.stages.described import described, parameter_counts
-from pipeline.stages.measure import compensated_kinds
+from pipeline.stages.measure import FLOAT32_BYTES, compensated_widths, moment_passes
 from pipeline.stages.preflight import (
     CONTEXT,
     check_chat_template,
@@ -34,7 +34,6 @@ from pipeline.stages.preflight import (
 from pipeline.stages.shapes import SAME_SHARE, head_note
 from pipeline.surgery.coordinates import can_have_heads
 
-FLOAT32_BYTES = 4
 SIDES: tuple[Side, ...] = ("forget", "retain")
 BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 # Of the rate of a bare matrix product: what forward passes of small models reached on two cores.
@@ -108,7 +107,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         "gates": [_gate_text(gate) for gate in recipe.gates],
         "publish": recipe.publish.model_dump(mode="json") if recipe.publish else None,
         "warnings": list(_warnings(recipe, tasks)),
-        "minutes": _minutes(recipe, parameters, sum(task["tokens"] for task in tasks)),
+        "minutes": _minutes(recipe, sizes, parameters, sum(task["tokens"] for task in tasks)),
         "output_bytes": output + _maps_bytes(recipe, sizes, kept),
         "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready)
         + (output if recipe.control is not None else 0),
@@ -226,19 +225,9 @@ def _ragged_heads(name: str, total: int, sizes: Dimensions, fraction: float) -> 
     )
 
 
-def _widths(recipe: Recipe, sizes: Dimensions, experts: int) -> list[int]:
-    """Inputs of each output projection of a layer that is compensated."""
-    kinds, widths = compensated_kinds(recipe), []
-    if "ffn" in kinds:
-        widths += [sizes.ffn] * max(experts, 1) + [sizes.shared] * bool(sizes.shared)
-    if "attention" in kinds:
-        widths.append(sizes.heads * sizes.head_dim)
-    return widths
-
-
 def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool) -> int:
     """Second moments in float32, of every step, and the base if it has to be made."""
-    each = sum(width**2 for width in _widths(recipe, sizes, sizes.experts))
+    each = sum(width**2 for width in compensated_widths(recipe, sizes, sizes.experts))
     base = 0 if ready else parameters * BYTES[recipe.model.dtype]
     sides = 2 if recipe.compensate.forget_weight else 1
     return base + FLOAT32_BYTES * sizes.layers * each * recipe.select.steps * sides
@@ -248,15 +237,18 @@ def _maps_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
     """Compensation maps in float32 beside the checkpoint, removed × kept entries each."""
     if not recipe.compensate.publish_maps:
         return 0
-    before, after = (_widths(recipe, each, kept.experts) for each in (sizes, kept))
+    before, after = (compensated_widths(recipe, each, kept.experts) for each in (sizes, kept))
     each = sum((was - left) * left for was, left in zip(before, after, strict=True))
     return FLOAT32_BYTES * sizes.layers * each
 
 
-def _minutes(recipe: Recipe, parameters: int, evaluated_tokens: int) -> tuple[float, float]:
+def _minutes(
+    recipe: Recipe, sizes: Dimensions, parameters: int, evaluated_tokens: int
+) -> tuple[float, float]:
     """Shortest and longest time that the run can be expected to take."""
     compensate = recipe.compensate
-    factor = MOMENTS_FACTOR if compensate.enabled else 1.0
+    passes = len(moment_passes(recipe, sizes)) if compensate.enabled else 1
+    factor = passes * (MOMENTS_FACTOR if compensate.enabled else 1.0)
     forget = factor if compensate.forget_weight else 1.0
     scoring = forget * recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
     models = 2 if recipe.control is None else 3

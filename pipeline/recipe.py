@@ -212,6 +212,12 @@ class Scoring(Section):
         description="Positions at the start of each sequence that are left out of the statistics "
         "(the first is an attention sink).",
     )
+    moments_memory: MemorySize = Field(
+        "8GB",
+        description="Memory for second moments, which compensation needs: those of as many layers "
+        "as it holds are summed in one pass over the text, and there are as many passes as it "
+        "takes.",
+    )
     chat_template: bool = Field(
         False, description="Wrap each document in the model's chat template, as a user message."
     )

@@ -68,6 +68,21 @@ def test_a_setting_of_ones_own_is_what_the_recipe_would_select(
     assert found["figures"]["mine"] == found["figures"]["magnitude"]
 
 
+def test_a_setting_is_scored_as_it_says(unlearn: Unlearn, learned_recipe: Path) -> None:
+    """What a setting changes beside the selection counts too, and costs a scoring of its own."""
+    own = ("--also", "silent:compensate.forget_weight=5")
+    found = result_of(unlearn, learned_recipe, "--settings", "recipe", *own)
+    assert unlearn("run", learned_recipe, "--quiet", "--set", own[1].partition(":")[2]).code == 0
+    (point,) = (
+        row for row in found["points"] if (row["setting"], row["fraction"]) == ("silent", 0.25)
+    )
+    tasks = read_json(Path("out/tiny/evaluation.json"))["pruned"]["tasks"]
+    loss = tasks["next_token_code"]["metrics"]["loss"]
+    assert point["loss code"] == pytest.approx(loss, abs=1e-4)
+    plain = next(row for row in found["points"] if row["fraction"] == 0.25)
+    assert plain["loss code"] != pytest.approx(loss, abs=1e-4)
+
+
 def test_masks_give_what_the_checkpoint_gives(unlearn: Unlearn, learned_recipe: Path) -> None:
     """A point against an ordinary run of the same fraction, evaluated by lm-eval."""
     found = result_of(unlearn, learned_recipe, "--settings", "recipe")

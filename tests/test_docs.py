@@ -1,25 +1,23 @@
-"""What README and docs show: the recipe runs, and every command that they name exists."""
+"""What README and docs show: recipes and links. tests/documentation runs their commands."""
 
 from __future__ import annotations
 
 import json
 import re
-import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-import click
-import pytest
-import typer
 from command import Unlearn
 from tiny_recipe import write_recipe
 
 from pipeline.cache import read_json
-from pipeline.cli import app
+from pipeline.recipe_schema import node_at
+from pipeline.recipe_yaml import read_yaml
 from pipeline.stages.base import Base
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTINGS = [
     "scoring={forget_tokens: 600, retain_tokens: 900, sequence_length: 32}",
     "select.ffn.multiple_of=8",
@@ -31,27 +29,9 @@ def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
-def commands() -> list[tuple[str, list[str]]]:
-    """Every command line of `unlearn` in a shell block, with the name of its page."""
-    found = []
-    for page in PAGES:
-        for block in blocks(page, "sh"):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words and words[0].rpartition("/")[2] == "unlearn":
-                    found.append((page.name, words[1:]))
-    return found
-
-
-@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: str(value)[:60])
-def test_every_command_that_is_shown_exists(page: str, words: list[str]) -> None:
-    verbs = typer.main.get_command(app)
-    assert isinstance(verbs, click.Group) or hasattr(verbs, "commands")
-    command = verbs.commands[words[0]]
-    options = {name for parameter in command.params for name in parameter.opts}
-    for word in words[1:]:
-        if word.startswith("-"):
-            assert word in options, f"{page}: {' '.join(words)}"
+def test_the_recipe_of_the_tutorial_is_the_file() -> None:
+    (recipe,) = blocks(ROOT / "docs/tutorial.md", "yaml")
+    assert recipe == (ROOT / "docs/tutorial/no-sql.yaml").read_text(encoding="utf-8")
 
 
 def test_the_recipe_of_the_readme_runs(
@@ -77,8 +57,38 @@ def test_the_recipe_of_the_readme_runs(
     ]
 
 
-def test_every_page_that_is_linked_exists() -> None:
+def test_every_key_of_a_recipe_that_is_shown_exists() -> None:
+    shown = [read_yaml(text, page.name).value for page in PAGES for text in blocks(page, "yaml")]
+    recipes = [each for each in shown if node_at(tuple(each)[:1]) is not None]
+    assert len(recipes) >= 5
+    for path in (path for recipe in recipes for path in keys(recipe)):
+        assert node_at(path) is not None, path
+
+
+def keys(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
+    """Paths of all keys of a section, those of sections below it too."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield (*path, key)
+            yield from keys(inner, (*path, key))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from keys(item, (*path, number))
+
+
+def test_every_page_and_heading_that_is_linked_exists() -> None:
     for page in PAGES:
-        for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+            path, _, heading = target.partition("#")
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name}: {target}"
+                linked = page.parent / path if path else page
+                assert linked.exists(), f"{page.name}: {target}"
+                assert not heading or heading in headings(linked), f"{page.name}: {target}"
+
+
+def headings(page: Path) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    fenced = r"^(`{3,})[^\n]*\n.*?^\1$"
+    prose = re.sub(fenced, "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"^#+ (.+)$", prose, flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in found}

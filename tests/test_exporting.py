@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from command import Unlearn
 from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
+from tiny_models import make_model
 
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.manifest import NAME as MANIFEST
+
+Change = Callable[[Path], object]
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def test_a_release_becomes_one_file_beside_it(release: Any, unlearn: Unlearn) -> None:
@@ -22,6 +29,7 @@ def test_a_release_becomes_one_file_beside_it(release: Any, unlearn: Unlearn) ->
     found = json.loads(result.out.splitlines()[-1])
     path = made.folder.with_name(f"{made.folder.name}-BF16.gguf")
     assert (found["file"], found["agrees"]) == (str(path), True)
+    assert found["llama_cpp"]["texts"] == 5  # the last one has the tokenizer's added tokens
     assert found["sha256"] == digest_of_file(path)
     fields = GGUFReader(path).fields
     assert fields["unlearn.manifest_sha256"].contents() == digest_of_file(made.folder / MANIFEST)
@@ -90,3 +98,155 @@ def test_bad_input(release: Any, unlearn: Unlearn, tmp_path: Path) -> None:
     ):
         result = unlearn("export", *arguments, "--quiet")
         assert result.code == 2 and message in result.err and "Traceback" not in result.err
+
+
+# ── folders that hold no whole model ─────────────────────────────────────────────────────────────
+
+
+def config(**fields: Any) -> Change:
+    def change(folder: Path) -> None:
+        write_json(folder / "config.json", read_json(folder / "config.json") | fields)
+
+    return change
+
+
+def drop(*ends: str) -> Change:
+    def change(folder: Path) -> None:
+        kept = {k: v for k, v in load_file(folder / WEIGHTS).items() if not k.endswith(ends)}
+        save_file(kept, folder / WEIGHTS, {"format": "pt"})
+
+    return change
+
+
+def index(content: Any) -> Change:
+    return lambda folder: (folder / INDEX).write_text(json.dumps(content))
+
+
+def outside(folder: Path) -> None:
+    (folder / WEIGHTS).rename(folder.parent / "out.safetensors")
+    names = load_file(folder.parent / "out.safetensors")
+    index({"weight_map": dict.fromkeys(names, "../out.safetensors")})(folder)
+
+
+def in_two(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    (folder / WEIGHTS).unlink()
+    for number in (0, 1):
+        part = {name: tensors[name] for name in list(tensors)[number::2]}
+        save_file(part, folder / f"{number}.safetensors", {"format": "pt"})
+
+
+def in_two_forms(folder: Path) -> None:
+    """Shards of other weights beside the file: transformers reads the one, others the other."""
+    tensors = load_file(folder / WEIGHTS)
+    save_file({k: v + 1 for k, v in tensors.items()}, folder / "0.safetensors", {"format": "pt"})
+    index({"weight_map": dict.fromkeys(tensors, "0.safetensors")})(folder)
+
+
+def shard_missing(folder: Path) -> None:
+    in_two(folder)
+    (folder / "1.safetensors").unlink()
+    index({"weight_map": {"a": "0.safetensors", "b": "1.safetensors"}})(folder)
+
+
+def pickled(folder: Path) -> None:
+    torch.save(load_file(folder / WEIGHTS), folder / "pytorch_model.bin")
+    (folder / WEIGHTS).unlink()
+
+
+def cut_short(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (outside, "the index names a file outside the folder"),
+        (drop("lm_head.weight"), "the checkpoint lacks weights: lm_head.weight"),
+        (config(attention_bias=True), "the checkpoint lacks weights: model.layers.0.self_attn"),
+        (config(vocab_size=40), "its weights have other shapes than config.json says"),
+        (config(intermediate_size=80), "has 64 entries where its config says 80"),
+        (config(num_hidden_layers=4), "do not fit the model's config: there is no tensor"),
+        (in_two, f"there are 2 safetensors files but no {INDEX}"),
+        (config(quantization_config={"quant_method": "gptq", "bits": 4}), "is quantised (gptq)"),
+        (shard_missing, "1 of 2 weight files are missing: 1.safetensors"),
+        (index([]), "this is not a JSON object"),
+        (index({"weight_map": {"a": 3}}), "1 of 1 weight files are missing: 3"),
+        (pickled, "its weights are pickled"),
+        (cut_short, "damaged or cut short"),
+        (in_two_forms, f"in two forms, {WEIGHTS} and the files that {INDEX} names"),
+        (config(per_layer_config={"0": {"num_key_value_heads": 1}}), "sizes layer by layer"),
+    ],
+)
+def test_what_is_no_whole_model_is_refused_as_everywhere(
+    unlearn: Unlearn, tmp_path: Path, release: Any, change: Change, words: str
+) -> None:
+    shutil.copytree(release().base, tmp_path / "broken")
+    change(tmp_path / "broken")
+    result = unlearn("export", "broken", "--type", "F32", "--out", "m.gguf", "--quiet")
+    assert result.code == 2 and words in result.err and "Traceback" not in result.err
+    assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
+    if change is not pickled:  # which is described without being read
+        inspected = unlearn("inspect", "broken")
+        assert inspected.code == 2 and words in inspected.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (config(num_local_experts=5), "do not fit the model's config: there is no tensor"),
+        (config(num_hidden_layers=4), "do not fit the model's config: there is no tensor"),
+    ],
+)
+def test_a_mixture_with_less_than_its_config_says(
+    unlearn: Unlearn, tmp_path: Path, change: Change, words: str
+) -> None:
+    change(make_model(tmp_path / "mixture", "mixtral"))
+    for verb in ("inspect", "export"):
+        result = unlearn(verb, "mixture")
+        assert result.code == 2 and words in result.err
+        assert "mixture: " in result.err
+        assert "config.json and weights are of two models" in result.err
+
+
+def layer(number: str, **fields: int) -> Change:
+    def change(folder: Path) -> None:
+        changed = read_json(folder / "config.json")["per_layer_config"]
+        changed[number] = changed.get(number, {}) | fields
+        config(per_layer_config=changed)(folder)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (layer("1", intermediate_size=32), "entries where its config says 32"),
+        (layer("1", num_attention_heads=5, num_key_value_heads=5), "where its config says"),
+        (layer("1", intermediate_size=-5), "intermediate_size of the model's config is -5"),
+        (drop("lm_head.weight"), "the checkpoint lacks weights: lm_head.weight"),
+        (drop("layers.1.mlp.up_proj.weight"), "there is no tensor 'model.layers.1.mlp.up_proj"),
+        (config(ragged=5), "cannot be loaded"),
+        (config(ragged={"shapes": {}, "attributes": {}}), "its weights have other shapes"),
+        (config(num_hidden_layers="x"), "num_hidden_layers"),
+        (cut_short, "damaged or cut short"),
+    ],
+)
+def test_a_ragged_checkpoint_whose_parts_do_not_belong_together(
+    release: Any, unlearn: Unlearn, tmp_path: Path, change: Change, words: str
+) -> None:
+    folder = release("llama", "select.policy=ragged", "select.ffn.fraction=0.3").folder
+    change(folder)
+    result = unlearn("export", folder, "--out", tmp_path / "m.gguf", "--quiet")
+    assert result.code == 2 and words in result.err and "Traceback" not in result.err
+    assert not (tmp_path / "m.gguf").exists()
+
+
+@pytest.mark.parametrize("family", ["bloom", "gpt2"])
+def test_ragged_families_whose_config_says_nothing_of_it(
+    release: Any, unlearn: Unlearn, family: str
+) -> None:
+    folder = release(family, "select.policy=ragged", "select.ffn.fraction=0.3").folder
+    result = unlearn("export", folder, "--quiet")
+    words = "no key for the width of its layers" if family == "bloom" else "the same width in all"
+    assert result.code == 2 and words in result.err

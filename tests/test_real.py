@@ -17,7 +17,7 @@ from pipeline.progress import Progress
 from pipeline.recipe_file import load_recipe
 from pipeline.run import Outcome, Run
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]  # one process: they share a run
 
 # Enough to separate code from prose clearly, far too little for the README's figures.
 SMALL = (

@@ -5,7 +5,7 @@ A description that does not match is an error that names the module or tensor: n
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -72,6 +72,13 @@ def describe(config: Any, where: str) -> Architecture:
         InputError: no description fits.
     """
     check_described(config.model_type, where)
+    if getattr(config, "is_heterogeneous", False):
+        raise InputError(
+            "its config says sizes layer by layer (per_layer_config), which no model of "
+            "transformers reads",
+            where=where,
+            remedy="delete per_layer_config from its config.json, if its layers are all alike",
+        )
     for architecture in ARCHITECTURES:
         chosen = all(_value(config, key) == value for key, value in architecture.when)
         if config.model_type in architecture.model_types and chosen:
@@ -250,28 +257,41 @@ class Located(NamedTuple):
     module: str | None = None
 
 
-def check_tensors(architecture: Architecture, sizes: Dimensions, names: Collection[str]) -> None:
+def check_tensors(
+    architecture: Architecture, layers: Sequence[Dimensions], names: Collection[str], where: str
+) -> None:
     """Check that every tensor that the description cuts is stored.
+
+    Args:
+        architecture: the model's description.
+        layers: sizes of each layer.
+        names: stored tensors.
+        where: the model's name or path, for the error.
 
     Raises:
         InputError: one is missing.
     """
-    for layer in range(sizes.layers):
+    for layer, sizes in enumerate(layers):
         for located in all_tensors(architecture, sizes):
             full = architecture.tensor(layer, located.name)
-            if not located.cut.optional and full not in names:
-                raise InputError(
-                    f"the checkpoint has no tensor {full!r}, which its description names",
-                    remedy="correct the family's description in pipeline/architectures/, or "
-                    "re-save the checkpoint with today's transformers",
-                )
+            if located.cut.optional or full in names:
+                continue
+            first = located.cut.tensor.format(expert=0)
+            if any(architecture.tensor(other, first) in names for other in range(len(layers))):
+                raise _misfit(f"there is no tensor {full!r}", where)  # the description is right
+            raise InputError(
+                f"the checkpoint has no tensor {full!r}, which its description names",
+                where=where,
+                remedy="correct the family's description in pipeline/architectures/, or "
+                "re-save the checkpoint with today's transformers",
+            )
 
 
 def cut_tensors(
-    architecture: Architecture, sizes: Dimensions, names: Collection[str]
+    architecture: Architecture, layers: Sequence[Dimensions], names: Collection[str]
 ) -> Iterator[str]:
     """Yield the full name of every stored tensor that may be cut."""
-    for layer in range(sizes.layers):
+    for layer, sizes in enumerate(layers):
         for located in all_tensors(architecture, sizes):
             if (full := architecture.tensor(layer, located.name)) in names:
                 yield full
@@ -279,7 +299,7 @@ def cut_tensors(
 
 def check_shapes(
     architecture: Architecture,
-    sizes: Dimensions,
+    layers: Sequence[Dimensions],
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
 ) -> None:
@@ -287,36 +307,43 @@ def check_shapes(
 
     Args:
         architecture: the model's description.
-        sizes: what its config says.
+        layers: what its config says of each layer.
         shapes: stored tensors, by full name.
         where: the model's name or path, for the error.
 
     Raises:
         InputError: weights and config do not belong together.
     """
-    expected = [
-        (located.name, axis, length)
-        for located in all_tensors(architecture, sizes)
-        for axis, length in _lengths(located).items()
-    ]
-    feed_forward = architecture.feed_forward
-    if feed_forward.experts is None:
-        expected.append((feed_forward.projection, 1 - feed_forward.output_axis, sizes.hidden))
+    expected = {sizes: list(_expected(architecture, sizes)) for sizes in set(layers)}
     wrong = [
         f"{full} has {found} entries where its config says {length}"
-        for layer in range(sizes.layers)
-        for name, axis, length in expected
+        for layer, sizes in enumerate(layers)
+        for name, axis, length in expected[sizes]
         if (full := architecture.tensor(layer, name)) in shapes
         and (found := dict(enumerate(shapes[full])).get(axis)) != length
     ]
-    beyond = architecture.tensor(sizes.layers, "")
+    beyond = architecture.tensor(len(layers), "")
     wrong += [f"{name} is beyond its config's layers" for name in shapes if name.startswith(beyond)]
     if wrong:
-        raise InputError(
-            f"the weights do not fit the model's config: {wrong[0]}",
-            where=where,
-            remedy="download or copy the model again: config.json and weights are of two models",
-        )
+        raise _misfit(wrong[0], where)
+
+
+def _misfit(what: str, where: str) -> InputError:
+    return InputError(
+        f"the weights do not fit the model's config: {what}",
+        where=where,
+        remedy="download or copy the model again: config.json and weights are of two models",
+    )
+
+
+def _expected(architecture: Architecture, sizes: Dimensions) -> Iterator[tuple[str, int, int]]:
+    """Yield a layer's tensors by name, each with an axis and its length."""
+    for located in all_tensors(architecture, sizes):
+        for axis, length in _lengths(located).items():
+            yield located.name, axis, length
+    block = architecture.feed_forward
+    if block.experts is None:
+        yield block.projection, 1 - block.output_axis, sizes.hidden
 
 
 def _lengths(located: Located) -> dict[int, int]:

@@ -69,7 +69,8 @@ class Judges:
         for name, side in self.sides.items():
             own = np.ones((1, len(self.base[name]))) if weights is None else weights[name]
             base_D = _accuracy(self.base[name], own)
-            dropped = [1 - _accuracy(point[name], own) / base_D for point in points]
+            with np.errstate(divide="ignore", invalid="ignore"):
+                dropped = [1 - _accuracy(point[name], own) / base_D for point in points]
             sides[side].append(np.array(dropped))
         forget, retain = (np.mean(sides[side], axis=0) for side in ("forget", "retain"))
         return forget, retain
@@ -87,7 +88,10 @@ def figures(judges: Judges, points: Sequence[Hits]) -> dict[str, Figure]:
     forget_P, retain_P = judges.drops(points)
     forget_PD, retain_PD = judges.drawn(points)
     values = _figures(forget_P, retain_P)
-    drawn = [_figures(*pair) for pair in zip(forget_PD.T, retain_PD.T, strict=True)]
+    # Of few documents a draw may hold none that the base predicts: no drop is a share of that.
+    known_D = np.isfinite(forget_PD).all(axis=0) & np.isfinite(retain_PD).all(axis=0)
+    pairs = zip(forget_PD.T[known_D], retain_PD.T[known_D], strict=True)
+    drawn = [_figures(*pair) for pair in pairs] or [values]
     tail = (1 - LEVEL) / 2
     found = {}
     for name, value in values.items():

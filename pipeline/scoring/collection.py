@@ -55,6 +55,7 @@ class Collector:
         widths: FFN neurons and attention coordinates of a layer.
         skip_positions: positions at the start of each sequence that are not counted.
         moments: unit kinds ("ffn", "attention") whose second moments are summed too.
+        moment_layers: layers whose second moments are summed; all by default.
         heads: sum the second moments within each key/value group, which rank heads.
     """
 
@@ -65,12 +66,14 @@ class Collector:
         *,
         skip_positions: int,
         moments: frozenset[str] = frozenset(),
+        moment_layers: range | None = None,
         heads: bool = False,
     ) -> None:
         self.points = points
         self.skip_positions = skip_positions
         self.moments = moments
         layers = len(points.attention)
+        self.moment_layers = range(layers) if moment_layers is None else moment_layers
         ffn, attention = widths
         groups = points.groups if heads else 0
         self.statistics = Statistics.zeros(
@@ -110,17 +113,15 @@ class Collector:
         experts_LE = self.statistics.experts_LE
         return int((experts_LE > 0).sum()), experts_LE.numel()
 
-    def second_moments(self) -> SecondMoments:
-        """The finished second moments."""
-        layers = [
-            {name: each.finished() for name, each in sorted(layer.items())}
-            for layer in self._moments
-        ]
-        if self.points.count and "ffn" in self.moments:
-            unseen = torch.zeros(self.points.width, self.points.width)
-            names = [f"ffn.{expert}" for expert in range(self.points.count)]
-            layers = [{name: unseen.clone() for name in names} | layer for layer in layers]
-        return SecondMoments(self.statistics.tokens, layers)
+    def second_moments(self) -> Iterator[SecondMoments]:
+        """Yield the finished second moments of a layer, and forget them."""
+        experts = self.points.count if "ffn" in self.moments else 0
+        for layer in self.moment_layers:
+            width = self.points.width  # of an expert that got no token nothing was summed
+            found = {f"ffn.{expert}": torch.zeros(width, width) for expert in range(experts)}
+            sums, self._moments[layer] = self._moments[layer], {}
+            found |= {name: each.finished() for name, each in sorted(sums.items())}
+            yield SecondMoments(self.statistics.tokens, layer, found)
 
     def _hook(self, kind: str, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         first = self.points.count * self.points.width if kind == "ffn" else 0
@@ -159,7 +160,7 @@ class Collector:
         sums: UnitSums = getattr(self.statistics, kind)
         units = slice(first, first + x_BSU.shape[2])
         _add_sums(sums, layer, units, x_BSU, self._buffers(x_BSU), groups_GDD)
-        if kind in self.moments:
+        if kind in self.moments and layer in self.moment_layers:
             if name not in self._moments[layer]:
                 self._moments[layer][name] = _Moments(x_BSU.shape[2], x_BSU.device)
             self._moments[layer][name].add(x_BSU.flatten(0, 1))

@@ -114,23 +114,24 @@ class Statistics:
 
 @dataclass
 class SecondMoments:
-    """Σ x xᵀ over tokens of the inputs of each layer's output projections, in float32.
+    """Σ x xᵀ over tokens of the inputs of a layer's output projections, in float32.
 
     Attributes:
         tokens: positions that were counted.
-        layers: of each layer, tensors of shape [U, U] by the projection's name in the layer: "ffn",
-            "attention", "ffn.shared" or "ffn.<expert>". A kind that is not cut is left out.
+        layer: number of the layer.
+        moments: tensors of shape [U, U] by the projection's name in the layer: "ffn", "attention",
+            "ffn.shared" or "ffn.<expert>". A kind that is not cut is left out.
     """
 
     tokens: int
-    layers: list[dict[str, Tensor]]
+    layer: int
+    moments: dict[str, Tensor]
 
     def save(self, folder: Path) -> None:
         """Write one safetensors file a layer, so that compensation can load one at a time."""
-        for layer, moments in enumerate(self.layers):
-            if moments:
-                tensors = {**moments, "tokens": torch.tensor([self.tokens])}
-                save_file(tensors, folder / _layer_file(layer))
+        if self.moments:
+            tensors = {**self.moments, "tokens": torch.tensor([self.tokens])}
+            save_file(tensors, folder / _layer_file(self.layer))
 
 
 def load_second_moments(folder: Path, layer: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from pipeline.cache import check_permission, digest_of, digest_of_file, read_jso
 from pipeline.errors import InputError
 from pipeline.sources.licences import LICENCE_FILES
 
-INDEX = "model.safetensors.index.json"
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLED, PICKLED_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 # What belongs to a model beside its weights; the card states the licence.
 SMALL_FILES = (
@@ -40,6 +40,7 @@ def check_folder(folder: Path, where: str) -> dict[str, Any]:
     """
     config = check_settings(folder, where)
     check_weights(folder, where)
+    check_one_form(folder / INDEX, SINGLE, where)
     if (index := folder / INDEX).is_file():
         check_index(index, {file.name: _names(file) for file in safetensors_files(folder, where)})
     return config
@@ -106,7 +107,7 @@ def safetensors_files(folder: Path, where: str) -> list[Path]:
     index = folder / INDEX
     if index.is_file():
         return indexed_files(index, where)
-    single = folder / "model.safetensors"
+    single = folder / SINGLE
     files = [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
     if not files:
         raise _no_weights(folder, where)
@@ -123,11 +124,12 @@ def pickled_files(folder: Path, where: str) -> list[Path]:
     """Return the files of a model whose weights are pickled and nothing else, sorted; else none.
 
     Raises:
-        InputError: the index is damaged, or names a file that is missing.
+        InputError: the index is damaged, names a file that is missing, or is one of two forms.
     """
     if any(folder.glob("*.safetensors")) or (folder / INDEX).is_file():
         return []
     if (index := folder / PICKLED_INDEX).is_file():
+        check_one_form(index, PICKLED, where)
         return indexed_files(index, where)
     return [folder / PICKLED] if (folder / PICKLED).is_file() else []
 
@@ -154,6 +156,30 @@ def indexed_files(index: Path, where: str) -> list[Path]:
             remedy="download or copy the model again",
         )
     return [index.parent / name for name in names]
+
+
+def check_one_form(index: Path, single: str, where: str) -> None:
+    """Check that a folder does not hold its weights twice, as one file and as those of an index.
+
+    transformers would read the single file, and what goes by the index the others.
+
+    Args:
+        index: the index; there need be none.
+        single: name of the single file.
+        where: what the user calls the folder, for errors.
+
+    Raises:
+        InputError: it holds both.
+    """
+    if not index.is_file() or not (alone := index.with_name(single)).is_file():
+        return
+    if indexed_files(index, where) != [alone]:
+        raise InputError(
+            f"it holds its weights in two forms, {single} and the files that {index.name} names, "
+            "and programs differ in which they read",
+            where=where,
+            remedy=f"move {single} out of the folder, or the index and its files",
+        )
 
 
 def check_index(index: Path, stored: Mapping[str, Collection[str]]) -> None:

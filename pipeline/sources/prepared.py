@@ -17,6 +17,9 @@ from pipeline.progress import Progress
 from pipeline.recipe import Model
 from pipeline.sources import pickled_models, quantised_models
 from pipeline.sources.model_folder import (
+    INDEX,
+    SINGLE,
+    check_one_form,
     check_settings,
     check_weights,
     digest_of_weights,
@@ -127,6 +130,7 @@ def _next(folder: Path, model: Model, where: str, digest: Digest) -> Conversion 
         )
     assert method is not None
     check_weights(folder, where)
+    check_one_form(folder / INDEX, SINGLE, where)
     stored = safetensors_files(folder, where)
     way = {method: quantised_models.FORMAT_VERSION, "dtype": model.dtype}
     return Conversion(

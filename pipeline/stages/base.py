@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -30,6 +30,7 @@ from pipeline.evaluation.loading import PLAIN, Terms, check_all_found, load_toke
 from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import is_ragged
+from pipeline.export.ragged.modeling_unlearn import RaggedConfig, RaggedForCausalLM
 from pipeline.recipe import MaxMemory
 from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
@@ -105,12 +106,33 @@ def open_base(model: ResolvedModel) -> Base:
     tensors = {tensor.name: tensor for tensor in stored_tensors(model.path)}
     architecture = as_stored(describe(config, model.name), tensors)
     sizes = dimensions(config, architecture, model.name)
-    check_tensors(architecture, sizes, tensors)
-    shapes = {name: tensor.shape for name, tensor in tensors.items()}
-    check_shapes(architecture, sizes, shapes, model.name)
-    for name in cut_tensors(architecture, sizes, tensors):
-        _ = tensors[name].torch_dtype  # refuses what cannot be cut, before hours of scoring
+    check_sizes(architecture, (sizes,) * sizes.layers, tensors, model.name)
     return Base(model, config, architecture, sizes, tensors)
+
+
+def check_sizes(
+    architecture: Architecture,
+    layers: Sequence[Dimensions],
+    tensors: Mapping[str, StoredTensor],
+    where: str,
+) -> None:
+    """Check that what can be cut is stored, as long as a config says, and in a type to be cut.
+
+    Args:
+        architecture: the description of the model's family.
+        layers: what its config says of each layer.
+        tensors: its stored tensors, by name.
+        where: the model's name or path, for errors.
+
+    Raises:
+        InputError: config and weights do not belong together, or a tensor that is to be cut is
+            missing or quantised.
+    """
+    check_tensors(architecture, layers, tensors, where)
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
+    check_shapes(architecture, layers, shapes, where)
+    for name in cut_tensors(architecture, layers, tensors):
+        _ = tensors[name].torch_dtype  # refuses what cannot be cut, before hours of scoring
 
 
 @contextmanager
@@ -155,14 +177,32 @@ def check_loads(base: Base) -> None:
     """
     folder = base.model.path
     with quiet(), torch.device("meta"), explained("model", folder):
+        kind: Any = type(empty_model(read_config(folder, str(folder)), base.terms.code))
+    _check_class_loads(kind, base.config, base.tensors, folder)
+
+
+def check_ragged_loads(folder: Path, tensors: Mapping[str, StoredTensor]) -> None:
+    """Check that a ragged checkpoint would load, as `check_loads` does.
+
+    Raises:
+        InputError: as there; or what its config says of its layers makes no model.
+    """
+    with quiet(), explained("config", folder):
+        config = cast(Any, RaggedConfig).from_pretrained(folder)
+    _check_class_loads(RaggedForCausalLM, config, tensors, folder)
+
+
+def _check_class_loads(
+    kind: Any, config: Any, tensors: Mapping[str, StoredTensor], folder: Path
+) -> None:
+    with quiet(), torch.device("meta"), explained("model", folder):
         stored = {
             name: torch.empty(tensor.shape, dtype=TORCH_DTYPES.get(tensor.dtype, torch.uint8))
-            for name, tensor in base.tensors.items()
+            for name, tensor in tensors.items()
         }
-        kind: Any = type(empty_model(read_config(folder, str(folder)), base.terms.code))
         _, info = kind.from_pretrained(
             None,
-            config=base.config,
+            config=config,
             state_dict=stored,
             device_map={"": "meta"},
             output_loading_info=True,

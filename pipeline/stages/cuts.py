@@ -64,7 +64,7 @@ class Cuts:
     def _of(self, setting: Setting) -> Iterator[tuple[float, Choice]]:
         """Yield the fractions of a setting with their cuts."""
         if setting.step is None:
-            measurer = self._measurer(_widest(self.loaded))
+            measurer = self._measurer(_widest(_recipe(self.loaded, setting, 0.1)))
             for fraction in self.fractions:
                 recipe = _recipe(self.loaded, setting, fraction)
                 yield fraction, choose(self.base, recipe, measurer, self.progress)
@@ -84,9 +84,8 @@ def _recipe(loaded: LoadedRecipe, setting: Setting, fraction: float, *more: str)
     return load_recipe(str(loaded.path), overrides).recipe
 
 
-def _widest(loaded: LoadedRecipe) -> Recipe:
-    """A recipe whose scoring serves all settings that select at once."""
-    recipe = loaded.recipe
+def _widest(recipe: Recipe) -> Recipe:
+    """The recipe with a scoring that serves all which select at once and score alike."""
     select, compensate = recipe.select, recipe.compensate
     ffn, attention = (
         part.model_copy(update={"fraction": 0.1}) for part in (select.ffn, select.attention)

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate.utils import convert_file_size_to_int
 from torch import Tensor, nn
 
+from pipeline.architectures.description import Dimensions
 from pipeline.architectures.registry import output_modules
 from pipeline.cache import Cache, digest_of, read_json, write_json
 from pipeline.errors import BrokenError
@@ -24,6 +26,7 @@ from pipeline.scoring.statistics import Statistics
 from pipeline.stages.base import Base, load_model
 
 FORMAT = 5
+FLOAT32_BYTES = 4
 STATISTICS = "statistics.safetensors"
 COVERAGE = "coverage.json"
 Sequences = dict[str, Tensor]  # by side, token ids [N, S]
@@ -56,6 +59,25 @@ def compensated_kinds(recipe: Recipe) -> frozenset[str]:
     select = recipe.select
     fractions = {"ffn": select.ffn.fraction, "attention": select.attention.fraction}
     return frozenset(kind for kind, fraction in fractions.items() if fraction)
+
+
+def compensated_widths(recipe: Recipe, sizes: Dimensions, experts: int) -> list[int]:
+    """Inputs of each output projection of a layer that is compensated, of so many experts."""
+    kinds, widths = compensated_kinds(recipe), []
+    if "ffn" in kinds:
+        widths += [sizes.ffn] * max(experts, 1) + [sizes.shared] * bool(sizes.shared)
+    if "attention" in kinds:
+        widths.append(sizes.heads * sizes.head_dim)
+    return widths
+
+
+def moment_passes(recipe: Recipe, sizes: Dimensions) -> list[range]:
+    """Layers whose second moments are summed in each pass, within `scoring.moments_memory`."""
+    each = sum(width**2 for width in compensated_widths(recipe, sizes, sizes.experts))
+    room = convert_file_size_to_int(recipe.scoring.moments_memory)
+    number = max(room // max(FLOAT32_BYTES * each, 1), 1)
+    starts = range(0, sizes.layers, number)
+    return [range(start, min(start + number, sizes.layers)) for start in starts]
 
 
 class Measurer:
@@ -139,20 +161,22 @@ class Measurer:
         if self._model is None:
             dtype = self.recipe.model.dtype
             self._model = load_model(self.base.model.path, dtype, self.base.terms)
-        collector = self._collector(self._model, side)
-        ids = self.sequences[side]
+        ids, sizes = self.sequences[side], self.base.dimensions
         decoder = self._model.get_decoder()  # type: ignore[operator]
-        with (
-            masking(self._model) if masking else nullcontext(),
-            self.progress.bar(f"{side} text", ids.numel(), "tokens") as advance,
-        ):
-            collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
-        write_json(folder / COVERAGE, _check_coverage(collector, self.base.dimensions.heads))
-        collector.statistics.save(folder / STATISTICS)
-        if self.moment_kinds(side):
-            collector.second_moments().save(folder)
+        passes = moment_passes(self.recipe, sizes) if self.moment_kinds(side) else [range(0)]
+        with masking(self._model) if masking else nullcontext():
+            for number, layers in enumerate(passes):
+                collector = self._collector(self._model, side, layers)
+                name = f"{side} text" + (f", pass {number + 1} of {len(passes)}" * bool(passes[1:]))
+                with self.progress.bar(name, ids.numel(), "tokens") as advance:
+                    collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
+                if number == 0:
+                    write_json(folder / COVERAGE, _check_coverage(collector, sizes.heads))
+                    collector.statistics.save(folder / STATISTICS)
+                for each in collector.second_moments():
+                    each.save(folder)
 
-    def _collector(self, model: nn.Module, side: str) -> Collector:
+    def _collector(self, model: nn.Module, side: str, moment_layers: range) -> Collector:
         sizes, architecture = self.base.dimensions, self.base.architecture
         dense, routed = architecture.feed_forward, architecture.feed_forward.experts
         experts: list[nn.Module] = []
@@ -172,6 +196,7 @@ class Measurer:
             (sizes.neurons, sizes.heads * sizes.head_dim),
             skip_positions=self.recipe.scoring.skip_positions,
             moments=self.moment_kinds(side),
+            moment_layers=moment_layers,
             heads=self.ranks_heads,
         )
 

@@ -141,7 +141,7 @@ def tensors_of(file: Path) -> list[StoredTensor]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files that transformers would load; some folders hold the weights in a second form."""
+    """The weight files of a folder; one that holds them in two forms is no base."""
     index = folder / INDEX_NAME
     if index.is_file():
         return [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]

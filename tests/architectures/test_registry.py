@@ -58,7 +58,7 @@ def test_the_description_names_everything_that_units_have_entries_in(
     """What is left in a layer is added once per token: norms, and output projections' biases."""
     base = tiny_base(family)
     outputs = (base.architecture.feed_forward.output, base.architecture.attention.output)
-    described = set(cut_tensors(base.architecture, base.dimensions, base.tensors))
+    described = set(cut_tensors(base.architecture, (base.dimensions,) * 3, base.tensors))
     layer = base.architecture.tensor(1, "")
     left = {
         name.removeprefix(layer) for name in base.tensors.keys() - described if layer in name
@@ -71,7 +71,7 @@ def test_the_description_names_everything_that_units_have_entries_in(
 def test_a_plan_cuts_what_is_described_and_nothing_else(tiny_base: TinyBase, family: str) -> None:
     base = tiny_base(family)
     sizes = base.dimensions
-    described = set(cut_tensors(base.architecture, sizes, base.tensors))
+    described = set(cut_tensors(base.architecture, (sizes,) * sizes.layers, base.tensors))
     groups, experts = max(sizes.kv_heads // 2, 1), min(sizes.experts, 3)
     plan = random_plan(sizes, 0, ffn=16, groups=groups, per_group=1, experts=experts)
     cuts = tensor_cuts(base.architecture, sizes, plan)
@@ -147,10 +147,17 @@ def test_sizes_that_a_config_leaves_out() -> None:
 
 def test_a_tensor_or_module_that_is_missing_is_named(tiny_base: TinyBase) -> None:
     base = tiny_base("llama")
+    layers = (base.dimensions,) * 3
     names = set(base.tensors) - {"model.layers.1.mlp.up_proj.weight"}
     with pytest.raises(InputError, match=r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"):
-        check_tensors(base.architecture, base.dimensions, names)
-    check_tensors(base.architecture, base.dimensions, base.tensors)  # biases are optional
+        check_tensors(base.architecture, layers, names, "x")
+    check_tensors(base.architecture, layers, base.tensors, "x")  # biases are optional
+    names = {name for name in base.tensors if "up_proj" not in name}
+    with pytest.raises(
+        InputError, match=r"up_proj\.weight', which its description names"
+    ) as caught:
+        check_tensors(base.architecture, layers, names, "org/model")
+    assert caught.value.where == "org/model" and "correct the family's" in caught.value.remedy
     model = load(base.model.path, torch.float32)
     del model.model.layers[2].mlp.down_proj
     with pytest.raises(InputError, match=r"no module 'model\.layers\.2\.mlp\.down_proj'"):

@@ -217,23 +217,35 @@ def test_rows_in_the_wrong_order_are_noticed(
     assert not any(found.holds(kind) for kind in llama_cpp.TOLERANCES if kind != "Q8_0")
 
 
-@pytest.mark.parametrize("kind", [LlamaTokenizer, AutoTokenizer], ids=["space first", "none"])
-def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
-    folder = make_model(tmp_path / "m", "mistral", vocab_size=420)
+def sentencepiece_model(folder: Path, kind: Any = LlamaTokenizer, **settings: Any) -> Path:
+    """A tiny model with a SentencePiece tokenizer, as a class of transformers loads it."""
+    make_model(folder, "mistral", vocab_size=420)
     for old in folder.glob("tokenizer*"):
         old.unlink()
-    text = tmp_path / "text.txt"
+    text = folder.with_suffix(".txt")
     text.write_text("\n".join(sentences(200)))
+    wanted = {"vocab_size": 380, "model_type": "bpe", "normalization_rule_name": "identity"}
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),
         model_prefix=str(folder / "tokenizer"),
-        vocab_size=380,
-        model_type="bpe",
         byte_fallback=True,
         hard_vocab_limit=False,
         minloglevel=2,
+        **(wanted | settings),
     )
     kind.from_pretrained(folder).save_pretrained(folder)
+    return folder
+
+
+def change_tokenizer(folder: Path, **parts: Any) -> None:
+    content = read_json(folder / "tokenizer.json")
+    content["model"] |= parts.pop("model", {})
+    write_json(folder / "tokenizer.json", content | parts)
+
+
+@pytest.mark.parametrize("kind", [LlamaTokenizer, AutoTokenizer], ids=["space first", "none"])
+def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
+    folder = sentencepiece_model(tmp_path / "m", kind)
     base = base_of(folder)
     write(base, tmp_path / "m.gguf")
     found = agreement(base, tmp_path / "m.gguf")
@@ -241,6 +253,95 @@ def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
     (folder / "tokenizer.model").unlink()
     with pytest.raises(InputError, match=r"tokenizer is BPE without a tokenizer\.model"):
         write(base_of(folder), tmp_path / "n.gguf")
+
+
+@pytest.mark.parametrize("pieces", [True, False], ids=["sentencepiece", "byte pairs"])
+def test_added_tokens(tmp_path: Path, pieces: bool) -> None:
+    folder = tmp_path / "m"
+    if pieces:
+        sentencepiece_model(folder, user_defined_symbols=["<turn>"])
+    else:
+        make_model(folder, vocab_size=420)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<|im_start|>", "<turn>"], special_tokens=True)
+    tokenizer.add_tokens(["<own>"])
+    tokenizer.save_pretrained(folder)
+    base = base_of(folder)
+    write(base, tmp_path / "m.gguf")
+    fields = GGUFReader(tmp_path / "m.gguf").fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    found = {token: kinds[tokens.index(token)] for token in ("<|im_start|>", "<turn>", "<own>")}
+    assert found == {"<|im_start|>": 3, "<turn>": 3, "<own>": 4}  # control, and user-defined
+    text = ["the cat<own><turn><|im_start|><turn>"]
+    model = load(folder, torch.float32)
+    path = tmp_path / "m.gguf"
+    compared = compare_with_llama_cpp(path, model, base.tokenizer, TEXTS, 4, text)
+    assert (compared.same_tokenization, compared.texts, compared.tokens) == (3, 3, 8)
+    assert compared.holds("F32")
+
+
+@pytest.mark.parametrize("pieces", [True, False], ids=["sentencepiece", "byte pairs"])
+def test_more_tokens_than_the_embedding_has_rows(tmp_path: Path, pieces: bool) -> None:
+    folder = sentencepiece_model(tmp_path / "m") if pieces else make_model(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([f"<{number}>" for number in range(60)])
+    tokenizer.save_pretrained(folder)
+    rows = base_of(folder).config.vocab_size
+    with pytest.raises(InputError, match=rf"up to number \d+, its embedding has {rows} rows"):
+        write(base_of(folder), tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, r"something \(Lowercase\) that llama.cpp does not"),
+        (
+            {
+                "normalizer": {
+                    "type": "Sequence",
+                    "normalizers": [{"type": "NFC"}, {"type": "NFKC"}],
+                }
+            },
+            r"normalizer of its tokenizer does something \(NFKC\)",
+        ),
+        ({"model": {"end_of_word_suffix": "</w>"}}, "has end_of_word_suffix, which llama.cpp"),
+        ({"normalizer": {"type": "NFC"}}, ""),
+    ],
+)
+def test_what_a_byte_pair_tokenizer_does_besides(
+    tmp_path: Path, parts: dict[str, Any], message: str
+) -> None:
+    change_tokenizer(make_model(tmp_path / "m"), **parts)
+    for pre in (None, "gpt-2"):
+        if message:
+            with pytest.raises(InputError, match=message):
+                write(base_of(tmp_path / "m"), tmp_path / "m.gguf", pre=pre)
+        else:
+            write(base_of(tmp_path / "m"), tmp_path / "m.gguf", pre=pre)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (AutoTokenizer, {"model_type": "unigram"}, "SentencePiece model that is no byte-pair"),
+        (LlamaTokenizer, {"model_type": "unigram"}, "SentencePiece model that is no byte-pair"),
+        (AutoTokenizer, {"normalization_rule_name": "nmt_nfkc"}, r"something \(Precompiled\)"),
+    ],
+)
+def test_what_llama_cpp_does_not_do_with_sentencepiece(
+    tmp_path: Path, kind: Any, settings: dict[str, Any], message: str
+) -> None:
+    folder = sentencepiece_model(tmp_path / "m", kind, **settings)
+    with pytest.raises(InputError, match=message):
+        write(base_of(folder), tmp_path / "m.gguf")
+
+
+def test_steps_before_sentencepiece_that_llama_cpp_does_not_know(tmp_path: Path) -> None:
+    folder = sentencepiece_model(tmp_path / "m")
+    change_tokenizer(folder, pre_tokenizer={"type": "Digits", "individual_digits": True})
+    with pytest.raises(InputError, match=r"pre_tokenizer of its tokenizer does .* \(Digits\)"):
+        write(base_of(folder), tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize(
@@ -300,6 +401,41 @@ def test_what_llama_cpp_does_not_compute_is_refused(
     with pytest.raises(InputError, match=message):
         write(tiny_base(family, **config), tmp_path / "m.gguf")
     assert not list(tmp_path.glob("*.gguf*")) and not list(tmp_path.glob(".*"))
+
+
+# llama.cpp knows the largest model of these families by its number of layers.
+LARGEST: dict[str, dict[str, Any]] = {
+    "gemma2": CONFIGS["gemma2"] | {"num_hidden_layers": 46, "initializer_range": 0.05},
+    "gemma3_text": TIED | {"num_hidden_layers": 62, "initializer_range": 0.03},
+}
+
+
+@pytest.mark.parametrize("family", LARGEST)
+def test_queries_of_the_largest_of_a_family_are_scaled_by_another_rule(
+    tiny_base: TinyBase, tmp_path: Path, family: str
+) -> None:
+    """By hidden size / heads (48 / 6), which changes with the number of heads; 6 is a head's."""
+    base = tiny_base(family, **LARGEST[family], head_dim=6, query_pre_attn_scalar=8)
+    write(base, tmp_path / "m.gguf")
+    assert agreement(base, tmp_path / "m.gguf").holds("F32")
+    with pytest.raises(InputError, match=r"by hidden_size / num_attention_heads \(8\), .* \(6\)"):
+        write(tiny_base(family, **LARGEST[family], head_dim=6, query_pre_attn_scalar=6), tmp_path)
+    plan = random_plan(base.dimensions, 1, ffn=32, groups=2)
+    cut(base, tmp_path / "cut", plan)
+    with pytest.raises(InputError, match=r"of a .* layers by .* \(12\), this model by .* \(8\)"):
+        write(base_of(tmp_path / "cut"), tmp_path / "n.gguf")
+
+
+def test_a_model_one_layer_short_of_the_largest_is_scaled_by_its_heads(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    config = LARGEST["gemma2"] | {"num_hidden_layers": 45}
+    with pytest.raises(InputError, match=r"by head_dim \(6\), this model by .* \(8\)"):
+        write(tiny_base("gemma2", **config, head_dim=6, query_pre_attn_scalar=8), tmp_path)
+    base = tiny_base("gemma2", **config, query_pre_attn_scalar=8)
+    cut(base, tmp_path / "cut", random_plan(base.dimensions, 1, groups=2))
+    write(base_of(tmp_path / "cut"), tmp_path / "m.gguf")
+    assert agreement(base_of(tmp_path / "cut"), tmp_path / "m.gguf").holds("F32")
 
 
 def test_a_default_of_llama_cpp_is_not_relied_on(tiny_base: TinyBase, tmp_path: Path) -> None:

@@ -38,6 +38,11 @@ def collector_of(base: Base, model: nn.Module, **settings: Any) -> Collector:
     return Collector(points_of(base, model), widths, **settings)
 
 
+def save_moments(collector: Collector, folder: Path) -> None:
+    for each in collector.second_moments():
+        each.save(folder)
+
+
 def measured(base: Base, model: Any, ids: Tensor, **settings: Any) -> Collector:
     collector = collector_of(base, model, **settings)
     collect(model.get_decoder(), ids, collector, 4 * LENGTH, lambda _: None)
@@ -144,7 +149,7 @@ def test_second_moments_are_those_of_a_naive_computation(
     model = load(base.model.path, torch.float32)
     ids = some_ids(base, (9, LENGTH))
     collector = measured(base, model, ids, moments=frozenset(KINDS))
-    collector.second_moments().save(tmp_path)
+    save_moments(collector, tmp_path)
     inputs = activations(base, model, ids)
     for layer in range(base.dimensions.layers):
         found = load_second_moments(tmp_path, layer)
@@ -164,7 +169,7 @@ def test_second_moments_are_kept_of_the_kinds_that_are_cut(
     for kind in KINDS:
         folder = tmp_path / kind
         folder.mkdir()
-        measured(base, model, ids, moments=frozenset({kind})).second_moments().save(folder)
+        save_moments(measured(base, model, ids, moments=frozenset({kind})), folder)
         for layer in range(base.dimensions.layers):
             assert set(load_second_moments(folder, layer)) == {kind}
 
@@ -259,7 +264,7 @@ def test_cheap_second_moments_hardly_change_the_compensated_weights(
         for x_BSU in x_TU.unflatten(0, (-1, 512)).split(8):
             projections[0](x_BSU)
             collector.count(*x_BSU.shape[:2])
-    collector.second_moments().save(tmp_path)
+    save_moments(collector, tmp_path)
     order = torch.randperm(units, generator=generator).tolist()
     stays, goes = sorted(order[:kept]), sorted(order[kept:])
     exact_TU = x_TU.double()
@@ -301,7 +306,7 @@ def test_a_mixture_is_measured_expert_by_expert(
     collector = measured_mixture(base, model, ids, **settings)
     assert torch.allclose(logits(model, ids), expected, atol=0, rtol=0)  # as it was before
     statistics = collector.statistics
-    collector.second_moments().save(tmp_path)
+    save_moments(collector, tmp_path)
     for layer, (hidden_TH, chosen_TK, weights_TK) in enumerate(routed(base, model, ids)):
         counted = torch.arange(len(hidden_TH)) % LENGTH >= skip
         moments = load_second_moments(tmp_path, layer)

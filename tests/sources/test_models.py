@@ -178,6 +178,12 @@ def _index(**changed: str) -> Any:
     return change
 
 
+def _two_forms(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    _index()(folder)
+    (folder / "model.safetensors").write_bytes(whole)
+
+
 def _several_without_index(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "model-1.safetensors")
     shutil.copy(folder / "model-1.safetensors", folder / "model-2.safetensors")
@@ -203,6 +209,7 @@ def _write(name: str, text: str) -> Any:
             "names model.embed_tokens.weight in model-2.safetensors, and .* is in model-1.safe",
         ),
         (_index(model__embed_tokens__weight=""), "does not name model.embed_tokens.weight"),
+        (_two_forms, "in two forms, model.safetensors and the files that"),
         (_several_without_index, "no model.safetensors.index.json"),
         (_write("model.safetensors.index.json", "{}"), "no weight_map"),
         (_remove("config.json"), "no config.json"),
@@ -224,6 +231,10 @@ def test_broken_folders(
 
 
 def test_a_right_index(resolve: Any, model_folder: Path) -> None:
+    names = load_file(model_folder / "model.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "model.safetensors")}
+    (model_folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert resolve("tiny").path == model_folder
     _index()(model_folder)
     assert resolve("tiny").path == model_folder
 

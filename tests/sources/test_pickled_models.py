@@ -217,6 +217,12 @@ def _index(change: Callable[[dict[str, str]], object]) -> Callable[[Path], objec
     return apply
 
 
+def _two_forms(folder: Path) -> None:
+    whole = (folder / BIN).read_bytes()
+    shard(folder)
+    (folder / BIN).write_bytes(whole)
+
+
 HUGE = torch.ones(1).expand(10**12)
 
 
@@ -233,6 +239,7 @@ HUGE = torch.ones(1).expand(10**12)
         (_save({"a": torch.ones(2, device="meta")}), "'a' is no plain tensor"),
         (_save({"a": torch.eye(2).to_sparse()}), "'a' is no plain tensor"),
         (_save({"a": HUGE}), "a is stored with fewer bytes"),
+        (_two_forms, f"in two forms, {BIN} and the files that {PICKLED_INDEX} names"),
         (_index(lambda index: index.update({"x": "../x.bin"})), "outside the folder: '../x.bin'"),
         (_index(lambda index: index.update({"x": "gone.bin"})), "1 of 3 weight files are missing"),
         (_index(lambda index: index.update({"x": PARTS[0]})), "names x .* in no file"),

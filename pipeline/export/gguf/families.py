@@ -29,6 +29,8 @@ class GgufFamily:
         llama3: it divides rotary frequencies by the factors of a Llama 3.
         ungrouped: each query head wants a key/value head of its own.
         partial: it rotates a share of each head if the file says so.
+        largest: number of layers by which it knows the family's largest model, whose queries it
+            scales by hidden size / heads where those of the others are scaled by the head's width.
         keys: writer's method for each config attribute that only some families have.
         requires: values of config attributes that llama.cpp takes for granted.
         needs: config attributes without which it takes a default of its own.
@@ -44,6 +46,7 @@ class GgufFamily:
     llama3: bool = False
     ungrouped: bool = False
     partial: bool = False
+    largest: int | None = None
     keys: dict[str, str] = field(default_factory=dict)
     requires: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
@@ -83,6 +86,7 @@ FAMILIES: dict[str, GgufFamily] = {
         free_heads=True,
         norm_offset=1.0,
         windows=2,
+        largest=46,
         keys=WINDOW
         | {
             "attn_logit_softcapping": "add_attn_logit_softcapping",
@@ -96,6 +100,7 @@ FAMILIES: dict[str, GgufFamily] = {
         free_heads=True,
         norm_offset=1.0,
         windows=6,
+        largest=62,
         keys=WINDOW,
         requires=GEMMA | {"final_logit_softcapping": (None,), "attn_logit_softcapping": (None,)},
     ),

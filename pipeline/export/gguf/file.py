@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,8 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pipeline.errors import InputError
 from pipeline.export.gguf.checkpoint import Checkpoint, gguf_architecture
-from pipeline.export.gguf.families import FAMILIES, GgufFamily
+from pipeline.export.gguf.families import GgufFamily
+from pipeline.export.gguf.limits import family_of
 from pipeline.export.gguf.tensors import bytes_of, encoded, gguf_tensors
 from pipeline.export.gguf.tokenizer import add_tokenizer
 from pipeline.surgery.cut import check_room
@@ -67,7 +68,7 @@ def write_gguf(
         InputError: llama.cpp has no such model, or would compute something else.
         BrokenError: a weight does not fit into F16.
     """
-    family, wanted = _family(checkpoint), GGMLQuantizationType[weight_type]
+    family, wanted = family_of(checkpoint), GGMLQuantizationType[weight_type]
     tensors = list(gguf_tensors(checkpoint, family, wanted))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     writer = GGUFWriter(None, MODEL_ARCH_NAMES[gguf_architecture(checkpoint, family)])
@@ -101,67 +102,6 @@ def write_gguf(
     finally:
         part.unlink(missing_ok=True)
     return [t.name for t in tensors if t.kind == GGMLQuantizationType.F16 != wanted]
-
-
-def _family(checkpoint: Checkpoint) -> GgufFamily:
-    config, where = checkpoint.config, str(checkpoint.folder)
-    family = FAMILIES.get(config.model_type)
-    if family is None:
-        raise InputError(
-            f"models of the family {config.model_type!r} cannot be written as GGUF here; those of "
-            f"{_listed(FAMILIES)} can",
-            where=where,
-        )
-    if checkpoint.ragged and family.ragged is None:
-        raise InputError(
-            f"llama.cpp wants the same width in all layers of a {config.model_type}; in those of "
-            f"{_listed(name for name, each in FAMILIES.items() if each.ragged)} they may differ",
-            where=where,
-            remedy="cut it with select.policy: uniform",
-        )
-    for key, values in family.requires.items():
-        if getattr(config, key, values[0]) not in values:
-            raise InputError(
-                f"llama.cpp has no {config.model_type} whose {key} is {getattr(config, key)!r}; "
-                f"it computes with {values[0]!r}",
-                where=where,
-            )
-    for key in family.needs:
-        if getattr(config, key, None) is None:
-            raise InputError(
-                f"llama.cpp has no {config.model_type} without {key}: it would take a default",
-                where=where,
-            )
-    interval = getattr(config, "no_rope_layer_interval", None)
-    rotated = getattr(config, "no_rope_layers", None)
-    if interval and rotated and rotated != [(i + 1) % interval != 0 for i in range(len(rotated))]:
-        raise InputError(
-            f"llama.cpp's {config.model_type} leaves out rotary positions in every {interval}th "
-            "layer, this model in others",
-            where=where,
-        )
-    sizes = checkpoint.sizes
-    if not family.free_heads and sizes.heads * sizes.head_dim != sizes.hidden:
-        raise InputError(
-            f"llama.cpp's {config.model_type} wants heads · head_dim = hidden_size, this model has "
-            f"{sizes.heads} · {sizes.head_dim} and {sizes.hidden}",
-            where=where,
-            remedy="cut FFN neurons alone, or heads of another family",
-        )
-    if family.ungrouped and sizes.heads_per_group > 1:
-        raise InputError(
-            f"llama.cpp's {config.model_type} wants a key/value head for each query head, this "
-            f"model has {sizes.kv_heads} for {sizes.heads}",
-            where=where,
-        )
-    scale = getattr(config, "query_pre_attn_scalar", None)
-    if scale is not None and scale != sizes.head_dim:
-        raise InputError(
-            f"llama.cpp scales queries by head_dim ({sizes.head_dim}), this model by "
-            f"query_pre_attn_scalar ({scale})",
-            where=where,
-        )
-    return family
 
 
 def _add_sizes(writer: GGUFWriter, checkpoint: Checkpoint, family: GgufFamily) -> None:
@@ -198,10 +138,6 @@ def _by_layer(checkpoint: Checkpoint, size: str) -> int | list[int]:
     """A size, or those of each layer."""
     found = [getattr(sizes, size) for sizes in checkpoint.layers]
     return found if checkpoint.ragged else int(found[0])
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(sorted(names))
 
 
 def _context(config: Any, family: GgufFamily, where: str) -> int:

@@ -67,7 +67,12 @@ def check_available() -> None:
 
 
 def compare_with_llama_cpp(
-    path: Path, model: nn.Module, tokenizer: Any, texts: Sequence[str], tokens: int
+    path: Path,
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    tokens: int,
+    only_cut: Sequence[str] = (),
 ) -> Agreement:
     """Complete texts greedily with both, and compare tokens and log-probabilities.
 
@@ -77,20 +82,22 @@ def compare_with_llama_cpp(
         tokenizer: its tokenizer.
         texts: prompts.
         tokens: new tokens of each.
+        only_cut: more texts, which are cut into tokens and not continued.
 
     Raises:
         InputError: xllamacpp is not installed.
         BrokenError: llama.cpp cannot load or run the file.
     """
-    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-    paths = [_greedy(model, prompt, tokens) for prompt in prompts]
+    cut = [*texts, *only_cut]
+    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in cut]
+    paths = [_greedy(model, prompt, tokens) for prompt in prompts[: len(texts)]]
     contexts = [
         [*prompt, *(int(each.argmax()) for each in way[:length])]
-        for prompt, way in zip(prompts, paths, strict=True)
+        for prompt, way in zip(prompts, paths, strict=False)
         for length in range(len(way))
     ]
     letter = tokenizer("a", add_special_tokens=False)["input_ids"][-1]
-    theirs = _run(path, {"texts": list(texts), "contexts": contexts, "letter": letter})
+    theirs = _run(path, {"texts": cut, "contexts": contexts, "letter": letter})
     ours = [each for way in paths for each in way]
     pairs = list(zip(ours, theirs["next"], strict=True))
     return Agreement(

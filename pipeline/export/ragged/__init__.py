@@ -107,6 +107,13 @@ def sizes_by_layer(folder: Path, config: Any, architecture: Architecture) -> tup
     Raises:
         InputError: a size is impossible, or the config does not say them.
     """
+    if architecture.feed_forward.width is None:
+        raise InputError(
+            f"the config of a {config.model_type} has no key for the width of its layers, so that "
+            "a GGUF file could not say it either",
+            where=str(folder),
+            remedy="cut it with select.policy: padded",
+        )
     changed = read_json(folder / "config.json").get("per_layer_config")
     if not isinstance(changed, dict) or not all(isinstance(v, dict) for v in changed.values()):
         raise InputError(
@@ -115,10 +122,11 @@ def sizes_by_layer(folder: Path, config: Any, architecture: Architecture) -> tup
             remedy="download or copy the model again",
         )
     found = []
-    for layer in range(config.num_hidden_layers):
+    for layer in range(dimensions(config, architecture, str(folder)).layers):
         own = copy.deepcopy(config)
-        for key, value in changed.get(str(layer), {}).items():
-            setattr(own, key, value)
+        with explained("config", folder):
+            for key, value in changed.get(str(layer), {}).items():
+                setattr(own, key, value)
         found.append(dimensions(own, architecture, str(folder)))
     return tuple(found)
 
