@@ -83,6 +83,8 @@ def test_what_is_written_agrees(unlearn: Unlearn, learned_recipe: Path, cut: Pat
     assert hints == [
         f"{row['model']}, {row['step']} steps: {1 - float(row['forget_drop']):.1%}" for row in rows
     ]
+    words = [each.text for each in drawn.iterfind(f"{SVG}text")]
+    assert words[:3] == ["base", "pruned", "random"] and {"0", "3", "6", "9", "12"} <= set(words)
     own = ("--recipe", learned_recipe, "--set", LARGE)
     shown = unlearn("relearn", cut, *own, *FEW, *RATE)
     assert shown.code == 0 and "nothing lost" in shown.out and "half regained after" in shown.out

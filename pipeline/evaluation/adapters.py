@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 
 import torch
 from torch import nn
@@ -34,4 +35,6 @@ def add_adapters(model: nn.Module, seed: int) -> None:
 
     torch.manual_seed(seed)
     settings = peft.LoraConfig(r=RANK, lora_alpha=SCALE, target_modules="all-linear")
-    peft.inject_adapter_in_model(settings, model)
+    with warnings.catch_warnings():  # it says what it finds out by itself
+        warnings.simplefilter("ignore")
+        peft.inject_adapter_in_model(settings, model)

@@ -22,6 +22,7 @@ FROM_HUB = "reads from the Hub: tests/sources/test_hub.py does it with a server 
 DIGEST = "wants the digest that the command before it printed: tests/test_validate.py takes it"
 SIGSTORE = "Sigstore needs a network and a login"
 HOURS = "a full evaluation of the real model takes 40 minutes"
+TRAINS = "trains for the minutes that it is given: tests/test_compare.py gives it seconds"
 MODEL_PROGRAMS = "programs that a model writes: tests/evaluation/test_code_tests.py runs some"
 GGUF_BASE = "compares with the base of a GGUF file: tests/sources/test_gguf_models.py converts one"
 TRAINED = "it trains several models for minutes, which their own tests do with less"
@@ -51,6 +52,8 @@ NOT_RUN = {
     "unlearn run no-code --set evaluate.run_generated_code=true "
     "--set 'evaluate.tasks=[{task: unlearn_humaneval_pass, side: forget}]' "
     "--set 'gates=[]'": MODEL_PROGRAMS,
+    "unlearn compare no-code": TRAINS,
+    "unlearn compare no-code --ways npo,rmu --minutes 30 --no-relearn": TRAINS,
     "make setup": ITSELF,
     "make test": ITSELF,
     "make lint": ITSELF,

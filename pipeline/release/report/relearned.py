@@ -9,7 +9,7 @@ from pipeline.release.report.curves import COLOURS, COLUMN, LEFT, RIGHT, TALL
 from pipeline.release.report.svg import Drawing
 
 NAME = "relearn"
-MARKS = 5  # along the steps
+MARKS = 5  # along the steps, at most
 
 
 def learning_figure(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Drawing:
@@ -62,7 +62,7 @@ def _axes(drawing: Drawing, scale: _Scale) -> None:
         drawing.line(LEFT, y, RIGHT, y, "grid")
         drawing.text(LEFT - 6, y + 4, f"{25 * quarter} %", "tick", "end")
     bottom = scale.top + TALL
-    for step in sorted({round(scale.last * number / MARKS) for number in range(MARKS + 1)}):
+    for step in range(0, scale.last + 1, -(-scale.last // MARKS)):
         x, _ = scale(step, 0)
         drawing.line(x, bottom, x, bottom + 4, "grid")
         drawing.text(x, bottom + 18, str(step), "tick", "end" if x > RIGHT - 10 else "middle")
