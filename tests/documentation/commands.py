@@ -25,15 +25,12 @@ HOURS = "a full evaluation of the real model takes 40 minutes"
 TRAINS = "trains for the minutes that it is given: tests/test_compare.py gives it seconds"
 MODEL_PROGRAMS = "programs that a model writes: tests/evaluation/test_code_tests.py runs some"
 GGUF_BASE = "compares with the base of a GGUF file: tests/sources/test_gguf_models.py converts one"
-TRAINED = "it trains several models for minutes, which their own tests do with less"
 ITSELF = "would run this test in itself, or set up what runs it"
 
 # Every other command of the pages is run. These are parsed by the command that they call, and the
 # recipe that they name is read with what they set.
 NOT_RUN = {
-    "unlearn compare no-code": TRAINED,
-    "unlearn compare no-code --ways npo,rmu --minutes 30 --no-relearn": TRAINED,
-    "unlearn relearn out/no-code --also npo=models/npo --also rmu=models/rmu --steps 200": TRAINED,
+    "unlearn relearn out/no-code --also npo=models/npo --also rmu=models/rmu --steps 200": TRAINS,
     "unlearn publish out/no-code --to org/no-code": HUB,
     "unlearn publish out/no-code --to org/no-code --dry-run": HUB,
     "unlearn publish out/no-code --to org/no-code --tag v1 --message 'First release' --yes": HUB,
