@@ -274,6 +274,7 @@ def _minutes(
     factor = passes * (MOMENTS_FACTOR if compensate.enabled else 1.0)
     forget = factor if compensate.forget_weight else 1.0
     scoring = forget * recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
+    scoring += sum(scored_tokens(recipe, "retain", each) for each in recipe.retain if each.protect)
     models = 2 if recipe.control is None else 3
     tokens = scoring * recipe.select.steps + models * evaluated_tokens
     seconds = 2 * parameters * tokens / _rate(recipe.model.dtype)

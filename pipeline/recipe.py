@@ -187,6 +187,11 @@ class Corpus(Section):
     weight: float = Field(
         1.0, gt=0.0, description="Share of the scoring tokens, relative to the side's others."
     )
+    protect: bool = Field(
+        False,
+        description="Of a retain text that is scored: measure it by itself too, and hold a unit's "
+        "importance on it against its removal even where the other retain texts do not need it.",
+    )
     document_characters: Count = Field(
         4000,
         description="Longer texts are cut into documents of at most this length, at paragraph or "
@@ -663,6 +668,9 @@ class Recipe(Section):
                 if evaluation in seen:
                     yield (side, index, "name"), f"{corpus.name} is used twice", "", []
                 seen.add(evaluation)
+                if corpus.protect and (side == "forget" or corpus.use == "held_out"):
+                    text = "only a retain text that is scored can be protected"
+                    yield (side, index, "protect"), text, "", []
             if all(corpus.use == "held_out" for corpus in corpora):
                 yield (side,), "no source is scored (use: scored or both)", "", []
         if self.scoring.skip_positions >= self.scoring.sequence_length:

@@ -16,7 +16,7 @@ from pipeline.export.checkpoint import relabelled
 from pipeline.progress import Progress
 from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
 from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
-from pipeline.scoring.statistics import load_second_moments
+from pipeline.scoring.statistics import Statistics, load_second_moments
 from pipeline.selection import scores, uniform
 from pipeline.selection.histogram import histogram
 from pipeline.selection.overall import keep_lowest_overall
@@ -201,9 +201,8 @@ def _of_experts(sizes: Dimensions, neurons: list[int], experts: list[int]) -> li
 
 def _expert_scores(recipe: Recipe, measurement: Measurement) -> Tensor:
     settings = recipe.select.experts
-    forget_LE, retain_LE = (
-        expert_importance(each) for each in (measurement.forget, measurement.retain)
-    )
+    forget_LE = expert_importance(measurement.forget)
+    retain_LE = _on_retain(measurement, expert_importance)
     if settings.score == "random":
         layers, experts = forget_LE.shape
         return scores.random(layers, experts, recipe.seed + 2)
@@ -216,12 +215,12 @@ def _expert_scores(recipe: Recipe, measurement: Measurement) -> Tensor:
 def _ffn_scores(
     base: Base, settings: FeedForwardSelection, measurement: Measurement, seed: int
 ) -> tuple[Tensor, Tensor]:
-    forget, retain = measurement.forget, measurement.retain
+    forget, retain, kind = measurement.forget, measurement.retain, settings.importance
     norms_LU = torch.stack(
         [base.weight(layer, "ffn").double().norm(dim=0) for layer in range(base.dimensions.layers)]
     )
-    forget_LU = unit_importance(forget.ffn, forget.tokens, settings.importance)
-    retain_LU = unit_importance(retain.ffn, retain.tokens, settings.importance)
+    forget_LU = unit_importance(forget.ffn, forget.tokens, kind)
+    retain_LU = _on_retain(measurement, lambda own: unit_importance(own.ffn, own.tokens, kind))
     protected_LU = scores.massive(
         unit_importance(retain.ffn, retain.tokens, "rms"), norms_LU, settings.protect_massive
     )
@@ -267,15 +266,22 @@ def _head_scores(
         weight_HUD = weight_HU.unflatten(1, (units, -1))
         grams.append(torch.einsum("hud,hue->ude", weight_HUD, weight_HUD))
     grams_LUDD = torch.stack(grams)
-    forget_LU, retain_LU = (
-        head_importance(statistics, settings.importance, units, grams_LUDD)
-        for statistics in (measurement.forget, measurement.retain)
-    )
+
+    def importance(statistics: Statistics) -> Tensor:
+        return head_importance(statistics, settings.importance, units, grams_LUDD)
+
+    forget_LU, retain_LU = importance(measurement.forget), _on_retain(measurement, importance)
     # A head's rms importance is its contribution already; for the others its weight's norm counts.
     norms_LU = grams_LUDD.diagonal(dim1=2, dim2=3).sum(dim=2).sqrt()
     if settings.importance == "rms" and settings.score == "contribution":
         norms_LU = torch.ones_like(norms_LU)
     return _score(settings, forget_LU, retain_LU, norms_LU, seed + 1)
+
+
+def _on_retain(measurement: Measurement, importance: Callable[[Statistics], Tensor]) -> Tensor:
+    """Importance on retain text, or on the protected corpus that needs the unit most."""
+    every = (measurement.retain, *measurement.protected)
+    return torch.stack([importance(each) for each in every]).amax(dim=0)
 
 
 def _score(

@@ -162,7 +162,8 @@ class Comparing:
     ) -> dict[str, Trained]:
         rows = {
             side: rows_of(ids_NS, ids_NS.numel(), self.recipe.seed)
-            for side, ids_NS in self.texts.sequences.items()
+            for side in ("forget", "retain")
+            for ids_NS in [self.texts.sequences[side]]
         }
         budget = Budget(60 * self.terms.minutes, round(retain_drop, 6), self.terms.every)
         trainer = Trainer(

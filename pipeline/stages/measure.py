@@ -40,6 +40,7 @@ class Measurement:
     Attributes:
         forget: statistics of the forget corpora.
         retain: statistics of the retain corpora.
+        protected: those of each protected corpus by itself.
         moments: folder with the retain second moments of each layer.
         forget_moments: folder with those of forget text, if compensation weighs them.
         coverage: layers and units seen, for the user and the manifest.
@@ -47,6 +48,7 @@ class Measurement:
 
     forget: Statistics
     retain: Statistics
+    protected: tuple[Statistics, ...]
     moments: Path
     forget_moments: Path | None
     coverage: dict[str, str]
@@ -100,9 +102,8 @@ class Measurer:
 
     def moment_kinds(self, side: str) -> frozenset[str]:
         """Unit kinds whose second moments on a side this recipe needs."""
-        if side == "forget" and not self.recipe.compensate.forget_weight:
-            return frozenset()
-        return compensated_kinds(self.recipe)
+        weighed = ("retain", "forget") if self.recipe.compensate.forget_weight else ("retain",)
+        return compensated_kinds(self.recipe) if side in weighed else frozenset()
 
     @property
     def ranks_heads(self) -> bool:
@@ -118,10 +119,12 @@ class Measurer:
             state: what determined the masks, for the cache's key.
             masking: context manager that masks the loaded model.
         """
-        folders = {side: self._measured(side, state, masking) for side in ("forget", "retain")}
+        folders = {side: self._measured(side, state, masking) for side in self.sequences}
+        found = {side: Statistics.load(folder / STATISTICS) for side, folder in folders.items()}
         return Measurement(
-            forget=Statistics.load(folders["forget"] / STATISTICS),
-            retain=Statistics.load(folders["retain"] / STATISTICS),
+            forget=found.pop("forget"),
+            retain=found.pop("retain"),
+            protected=tuple(found.values()),
             moments=folders["retain"],
             forget_moments=folders["forget"] if self.moment_kinds("forget") else None,
             coverage=read_json(folders["retain"] / COVERAGE),

@@ -33,7 +33,8 @@ class Texts:
     """Everything that a run reads.
 
     Attributes:
-        sequences: by side, token ids [N, S] of the scored documents.
+        sequences: by side, token ids [N, S] of the scored documents; and of each protected corpus,
+            by `protected(name)`.
         proof_NS: token ids of held-out documents on which the proof compares logits.
         held_out: by corpus name, a JSONL file of its held-out documents.
         selection: the same of those that a search asks, if the recipe has any.
@@ -57,13 +58,19 @@ def prepare(base: Base, loaded: LoadedRecipe, cache: Cache, progress: Progress) 
     _check_vocabulary(base, tensors)
     names = [corpus.name for _, corpus in loaded.recipe.corpora if corpus.use != "scored"]
     searched = names if loaded.recipe.select.until is not None else []
+    alone = [protected(corpus.name) for corpus in loaded.recipe.retain if corpus.protect]
     return Texts(
-        sequences={side: tensors[side].long() for side in ("forget", "retain")},
+        sequences={key: tensors[key].long() for key in ("forget", "retain", *alone)},
         proof_NS=tensors["proof"].long(),
         held_out={name: folder / f"{name}.jsonl" for name in names},
         selection={name: folder / SELECTION / f"{name}.jsonl" for name in searched},
         summary=read_json(folder / "summary.json"),
     )
+
+
+def protected(name: str) -> str:
+    """Key of a protected corpus among the sequences."""
+    return f"protect.{name}"
 
 
 def _write(folder: Path, base: Base, loaded: LoadedRecipe, progress: Progress) -> None:
@@ -75,6 +82,9 @@ def _write(folder: Path, base: Base, loaded: LoadedRecipe, progress: Progress) -
         for name, ids in packed.items():
             progress.say(f"  {side}: {name}, {ids.numel():,} tokens to score")
         tokens[side] = torch.cat(list(packed.values())).int()
+        for corpus in recipe.retain if side == "retain" else ():
+            if corpus.protect:
+                tokens[protected(corpus.name)] = packed[corpus.name].int()
     held_out = []
     for item in corpora:
         if item.corpus.use == "scored":
