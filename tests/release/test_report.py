@@ -368,6 +368,13 @@ def test_every_figure_that_can_be_made_is_known_to_verify() -> None:
     content = manifest()
     for kind in ("attention", "experts"):
         content["scores"][kind] = content["scores"]["ffn"]
+    point = {"removed": 0.1, "forget_drop": 0.5, "retain_drop": 0.02}
+    content["curve"] = {
+        "texts": {"code": "forget", "prose": "retain"},
+        "tokens": 100,
+        "settings": {"recipe": [point]},
+        "chosen": point,
+    }
     made = report_files(content)
-    assert len(made) == 10
+    assert len(made) == 11
     assert {*made} == {name for name in CLAIMS if name.startswith("figures/")} | {NAME}
