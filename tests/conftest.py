@@ -47,9 +47,11 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     patch = pytest.MonkeyPatch()
     patch.setenv("UNLEARN_CACHE", str(tmp_path_factory.mktemp("default-cache")))
+    for name in ("MAKEFLAGS", "MAKEOVERRIDES", "ARGS"):  # of the `make test` that runs this
+        patch.delenv(name, raising=False)
     yield
     patch.undo()
 

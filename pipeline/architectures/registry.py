@@ -72,7 +72,10 @@ def describe(config: Any, where: str) -> Architecture:
         InputError: no description fits.
     """
     check_described(config.model_type, where)
-    if getattr(config, "is_heterogeneous", False):
+    ours = getattr(
+        config, "ragged", None
+    )  # ragged checkpoints say their sizes so, and are described
+    if getattr(config, "is_heterogeneous", False) and not ours:
         raise InputError(
             "its config says sizes layer by layer (per_layer_config), which no model of "
             "transformers reads",
