@@ -481,6 +481,18 @@ def test_a_tied_head_that_is_stored_apart(tiny_base: TinyBase, tmp_path: Path, s
         write(base_of(folder), tmp_path / "m.gguf")
 
 
+def test_tied_embeddings_under_the_name_of_the_head(tiny_base: TinyBase, tmp_path: Path) -> None:
+    """As `safetensors.torch.save_model` leaves them: llama.cpp would find no embeddings."""
+    folder = tmp_path / "tied"
+    shutil.copytree(tiny_base("qwen2", **TIED).model.path, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="under the name of its head alone"):
+        write(base_of(folder), tmp_path / "m.gguf")
+    assert not (tmp_path / "m.gguf").exists()
+
+
 def test_an_unknown_pre_tokenizer_can_be_named(tiny_base: TinyBase, tmp_path: Path) -> None:
     base = base_of(tiny_base("llama").model.path)
     tokenizer = base.tokenizer.backend_tokenizer

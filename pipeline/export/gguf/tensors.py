@@ -69,6 +69,7 @@ def gguf_tensors(
     root = architecture.prefix.removesuffix(architecture.stored_prefix or architecture.prefix)
     tensors = _stacked(checkpoint.tensors)
     (head,) = tensors.pop(HEAD, (None,)) if checkpoint.config.tie_word_embeddings else (None,)
+    embedded = False
     for own, stored in tensors.items():
         full = own if own.startswith("lm_head.") else root + own
         name = names.get_name(full, SUFFIXES)
@@ -77,6 +78,7 @@ def gguf_tensors(
             raise InputError(
                 f"llama.cpp has no place for the tensor {own!r}", where=str(stored[0].file)
             )
+        embedded |= name == EMBEDDINGS
         if name == EMBEDDINGS and head is not None:
             _check_tied(stored[0], head)
         change = _change(checkpoint, family, full)
@@ -85,6 +87,12 @@ def gguf_tensors(
         if EXPERT.match(stored[0].name):
             shape = (len(stored), *shape)
         yield GgufTensor(name, stored, shape, kind, change)
+    if head is not None and not embedded:  # safetensors' `save_model` keeps one name of the two
+        raise InputError(
+            "its embeddings are stored under the name of its head alone",
+            where=str(head.file),
+            remedy="load it with transformers, and save it with save_pretrained",
+        )
 
 
 def _check_tied(embeddings: StoredTensor, head: StoredTensor) -> None:
