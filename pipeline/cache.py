@@ -6,6 +6,7 @@ what is done, a killed run resumes, and one scoring serves many cuts.
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -14,7 +15,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,14 @@ def digest_of_file(path: Path) -> str:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented UTF-8 JSON with a final newline; see `plain_json`."""
     path.write_bytes(json_bytes(value))
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as UTF-8 CSV, with the keys of the first as its header."""
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        table = csv.DictWriter(stream, list(rows[0]))
+        table.writeheader()
+        table.writerows(rows)
 
 
 def json_bytes(value: Any) -> bytes:

@@ -6,13 +6,12 @@ others may cost there; on the text that judges each is asked once.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from pipeline.baselines.ways import Way
-from pipeline.cache import Cache, new_folder, write_json
+from pipeline.cache import Cache, new_folder, write_csv, write_json
 from pipeline.progress import Progress
 from pipeline.recipe import Until
 from pipeline.recipe_file import LoadedRecipe
@@ -51,10 +50,7 @@ def write(found: Comparison, target: Path) -> list[str]:
     """Write what was compared into a folder that appears whole or not at all; return the files."""
     rows = [{"way": name, **row} for name, row in found.rows.items()]
     with new_folder(target) as folder:
-        with (folder / "compare.csv").open("w", encoding="utf-8", newline="") as stream:
-            table = csv.DictWriter(stream, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
+        write_csv(folder / "compare.csv", rows)
         write_json(folder / "compare.json", found.as_dict())
     return sorted(path.name for path in target.iterdir())
 

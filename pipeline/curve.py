@@ -6,14 +6,13 @@ and another setting costs its own points alone.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import Cache, new_folder, write_json
-from pipeline.evaluation.curves import LIMIT, Figure, Judges, figures
+from pipeline.cache import Cache, new_folder, write_csv, write_json
+from pipeline.evaluation.curves import LIMIT, Figure, Judges, figures, top1
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.report.curves import Place, curves_figure
@@ -54,7 +53,7 @@ class Curves:
                     "forget_drop": round(float(lost), 6),
                     "retain_drop": round(float(cost), 6),
                     **{
-                        f"top1 {name}": round(float(hits[:, 0].sum() / hits[:, 1].sum()), 6)
+                        f"top1 {name}": round(top1(hits), 6)
                         for name, hits in sorted(point.hits.items())
                     },
                     **{f"loss {k}": round(v, 6) for k, v in sorted(point.losses.items())},
@@ -125,10 +124,7 @@ def write(curves: Curves, target: Path, png: bool = False) -> list[str]:
     rows = list(curves.rows())
     drawing = curves_figure(curves.lines()).file()
     with new_folder(target) as folder:
-        with (folder / "points.csv").open("w", encoding="utf-8", newline="") as stream:
-            table = csv.DictWriter(stream, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
+        write_csv(folder / "points.csv", rows)
         write_json(folder / "figures.json", curves.as_dict())
         (folder / "curve.svg").write_bytes(drawing)
         if png:

@@ -6,15 +6,14 @@ on the same forget text, and measured on held-out text on the way. Nothing is ve
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.cache import Cache, new_folder, write_json
+from pipeline.cache import Cache, new_folder, write_csv, write_json
 from pipeline.errors import InputError
-from pipeline.evaluation.curves import Judges, Numbers
+from pipeline.evaluation.curves import Judges, Numbers, top1
 from pipeline.evaluation.relearning import area_between, steps_to_regain
 from pipeline.evaluation.tuning import Manner, rows_of
 from pipeline.export.manifest_schema import problems
@@ -74,10 +73,7 @@ class Relearning:
                     "step": step,
                     "forget_drop": round(float(lost), 6),
                     "retain_drop": round(float(cost), 6),
-                    **{
-                        f"top1 {text}": round(float(own[:, 0].sum() / own[:, 1].sum()), 6)
-                        for text, own in sorted(hits.items())
-                    },
+                    **{f"top1 {text}": round(top1(own), 6) for text, own in sorted(hits.items())},
                 }
 
     def figures(self) -> dict[str, dict[str, Any]]:
@@ -206,10 +202,7 @@ def write(found: Relearning, target: Path) -> list[str]:
         for name, (drops, _) in ((name, found.drops(name)) for name in found.models)
     }
     with new_folder(target) as folder:
-        with (folder / "relearn.csv").open("w", encoding="utf-8", newline="") as stream:
-            table = csv.DictWriter(stream, list(rows[0]))
-            table.writeheader()
-            table.writerows(rows)
+        write_csv(folder / "relearn.csv", rows)
         write_json(folder / "relearn.json", found.as_dict())
         (folder / "relearn.svg").write_bytes(learning_figure(lines).file())
     return sorted(path.name for path in target.iterdir())

@@ -53,6 +53,11 @@ class Judges:
         forget, retain = self._drops(points, None)
         return forget[:, 0], retain[:, 0]
 
+    def drop(self, hits: Hits) -> tuple[float, float]:
+        """Drop of the forget side and of the retain side at one point."""
+        forget_P, retain_P = self.drops([hits])
+        return float(forget_P[0]), float(retain_P[0])
+
     def drawn(self, points: Sequence[Hits], draws: int = DRAWS) -> tuple[Numbers, Numbers]:
         """The same of documents drawn with replacement, [P, draws] each."""
         generator = np.random.default_rng(0)
@@ -98,6 +103,11 @@ def figures(judges: Judges, points: Sequence[Hits]) -> dict[str, Figure]:
         low, high = np.quantile([each[name] for each in drawn], [tail, 1 - tail])
         found[name] = Figure(value, float(low), float(high))
     return found
+
+
+def top1(hits_N2: Numbers) -> float:
+    """Share of a text's tokens that are hit."""
+    return float(hits_N2[:, 0].sum() / hits_N2[:, 1].sum())
 
 
 def forgetting_at(forget_P: Numbers, retain_P: Numbers, budgets_B: Numbers) -> Numbers:

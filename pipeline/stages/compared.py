@@ -153,7 +153,7 @@ class Comparing:
         folder = kept_cut("cut", base, recipe, choice, cache)
         seconds = time.monotonic() - started
         point = self.selection.point(0.0, choice)
-        forget, retain = (float(drop[0]) for drop in selecting.drops([point.hits]))
+        forget, retain = selecting.drop(point.hits)
         progress.say(f"  on selection text: forget −{forget:.1%}, retain −{retain:.1%}")
         return folder, seconds, measurer.has_run, retain
 
@@ -186,7 +186,7 @@ class Comparing:
         if folder is None:
             return dict.fromkeys(("forget_drop", "retain_drop", "parameters"))
         hits = self.judge.hits(folder, digest_of_weights(folder, str(folder)))
-        forget, retain = (round(float(drop[0]), 6) for drop in judges.drops([hits]))
+        forget, retain = (round(drop, 6) for drop in judges.drop(hits))
         count = parameters_of(stored_tensors(folder))
         return {"forget_drop": forget, "retain_drop": retain, "parameters": count}
 

@@ -54,7 +54,7 @@ class Cuts:
         with self.progress.stage(f"Curve {setting.name}: {setting.about}"):
             for fraction, choice in self._of(setting):
                 point = judge.point(fraction, choice)
-                forget, retain = (float(drop[0]) for drop in judges.drops([point.hits]))
+                forget, retain = judges.drop(point.hits)
                 self.progress.say(f"  {fraction:.1%}: forget −{forget:.1%}, retain −{retain:.1%}")
                 points.append(point)
                 if retain > LIMIT:

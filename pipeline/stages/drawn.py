@@ -46,5 +46,5 @@ def drawn_curve(
 
 
 def _as_dict(point: Point, judges: Judges) -> dict[str, float]:
-    forget, retain = (round(float(drop[0]), 6) for drop in judges.drops([point.hits]))
+    forget, retain = (round(drop, 6) for drop in judges.drop(point.hits))
     return {"removed": point.removed, "forget_drop": forget, "retain_drop": retain}

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.cache import Cache, digest_of, read_json, write_json
 from pipeline.errors import InputError
 from pipeline.evaluation.adapters import add_adapters
-from pipeline.evaluation.curves import Hits
+from pipeline.evaluation.curves import Hits, top1
 from pipeline.evaluation.loading import default_device, key_of_model
 from pipeline.evaluation.model import load_lm
 from pipeline.evaluation.next_token import predict, read_documents
@@ -134,7 +134,7 @@ class Learner:
         write_json(target / "learned.json", {"answers": answers, **found, "seconds": seconds})
 
     def _said(self, hits: Hits) -> str:
-        shares = {name: own[:, 0].sum() / own[:, 1].sum() for name, own in hits.items()}
+        shares = {name: top1(own) for name, own in hits.items()}
         return ", ".join(f"{name} {share:.3f}" for name, share in shares.items())
 
     def _check_vocabulary(self, known: int, folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.cache import Cache
 from pipeline.errors import InputError
-from pipeline.evaluation.curves import Judges
+from pipeline.evaluation.curves import Judges, top1
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe, Until
 from pipeline.stages.base import Base
@@ -179,11 +179,9 @@ class _Trial:
         return [probe for _, probe in sorted(self._probes.items())]
 
     def _probe(self, portion: float, point: Point) -> Probe:
-        forget, retain = (float(drop[0]) for drop in self._judges.drops([point.hits]))
+        forget, retain = self._judges.drop(point.hits)
         accuracies = [
-            float(hits[:, 0].sum() / hits[:, 1].sum())
-            for name, hits in point.hits.items()
-            if self._judges.sides[name] == "forget"
+            top1(hits) for name, hits in point.hits.items() if self._judges.sides[name] == "forget"
         ]
         accuracy = sum(accuracies) / len(accuracies)
         return Probe(portion, point.removed, accuracy, forget, retain)

@@ -185,7 +185,7 @@ class Trainer:
     def _measured(self, lm: TokenBudgetLM) -> dict[str, float]:
         answers = {name: predict(lm, own) for name, own in self.documents.items()}
         hits: Hits = hits_of(answers)
-        forget, retain = (float(drop[0]) for drop in self.judges.drops([hits]))
+        forget, retain = self.judges.drop(hits)
         return {"forget_drop": round(forget, 6), "retain_drop": round(retain, 6)}
 
     def _keep(self, model: Any, target: Path) -> None:

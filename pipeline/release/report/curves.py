@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pipeline.release.report.svg import WIDTH, Drawing
@@ -58,14 +58,10 @@ def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = N
         "the dashed line both lose the same share."
         + (" The ring marks what was released." if chosen else ""),
     )
-    for number, name in enumerate(lines):
-        x, y = LEFT + COLUMN * (number % 2), 12.0 + 20 * (number // 2)
-        drawing.dot(x + 5, y - 1, 5, _look(number))
-        drawing.text(x + 15, y + 3.5, name, "words")
-    top = 24.0 + 20 * ((len(lines) + 1) // 2)
+    top = legend(drawing, lines)
     places = [place for line in lines.values() for place in line]
     widest = max((place.cost for place in places), default=0.0)
-    scale = _Scale(top + 20, STEP * max(-(-widest // STEP), 1))
+    scale = _Scale(top, STEP * max(-(-widest // STEP), 1))
     _axes(drawing, scale)
     for number, line in enumerate(lines.values()):
         corners = [scale(0, 0), *(scale(place.cost, place.forgotten) for place in line)]
@@ -77,6 +73,15 @@ def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = N
         drawing.dot(*scale(chosen.cost, chosen.forgotten), 8, "ring", chosen.hint)
     drawing.height = scale.bottom + 42
     return drawing
+
+
+def legend(drawing: Drawing, names: Collection[str]) -> float:
+    """Name the lines of a figure in two columns; return where what they name may begin."""
+    for number, name in enumerate(names):
+        x, y = LEFT + COLUMN * (number % 2), 12.0 + 20 * (number // 2)
+        drawing.dot(x + 5, y - 1, 5, _look(number))
+        drawing.text(x + 15, y + 3.5, name, "words")
+    return 44.0 + 20 * ((len(names) + 1) // 2)
 
 
 def _place(point: Mapping[str, float]) -> Place:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pipeline.release.report.curves import COLOURS, COLUMN, LEFT, RIGHT, TALL
+from pipeline.release.report.curves import COLOURS, LEFT, RIGHT, TALL, legend
 from pipeline.release.report.svg import Drawing
 
 NAME = "relearn"
@@ -24,14 +24,10 @@ def learning_figure(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Drawing
         "Each line is a model that is fine-tuned on a little forget text. Further up it knows more "
         "of the forget text that it never saw; on the dashed line as much as the base did.",
     )
-    for number, name in enumerate(lines):
-        x, y = LEFT + COLUMN * (number % 2), 12.0 + 20 * (number // 2)
-        drawing.dot(x + 5, y - 1, 5, f"dot n{number % COLOURS}")
-        drawing.text(x + 15, y + 3.5, name, "words")
+    top = legend(drawing, lines)
     places = [place for line in lines.values() for place in line]
     last = max((step for step, _ in places), default=1)
     highest = max([1.0, *(share for _, share in places)])
-    top = 44.0 + 20 * ((len(lines) + 1) // 2)
     scale = _Scale(top, max(last, 1), -(-highest // 0.25) * 0.25)
     _axes(drawing, scale)
     for number, (name, line) in enumerate(lines.items()):
