@@ -15,6 +15,8 @@ Exit codes are part of the interface (see README.md):
 
 from __future__ import annotations
 
+import importlib.util
+
 EXIT_PASS = 0
 EXIT_GATES_FAILED = 1
 EXIT_DIFFERENT = 1
@@ -59,3 +61,23 @@ class BrokenError(UnlearnError):
     """Something failed that the recipe is not to blame for: disk, network, proof (exit code 3)."""
 
     exit_code = EXIT_BROKEN
+
+
+def check_package(package: str, does: str, extra: str, where: str = "") -> None:
+    """Check that an optional package is installed.
+
+    Args:
+        package: as it is imported.
+        does: what it is for, in words.
+        extra: of this package, which installs it.
+        where: the option that needs it.
+
+    Raises:
+        InputError: it is not.
+    """
+    if importlib.util.find_spec(package) is None:
+        raise InputError(
+            f"the package {package}, which {does}, is not installed",
+            where=where,
+            remedy=f'install it: pip install "unlearn-pipeline[{extra}]"',
+        )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import warnings
 
 import torch
 from torch import nn
 
-from pipeline.errors import InputError
+from pipeline.errors import check_package
 
 PACKAGE = "peft"
 RANK = 16
@@ -21,12 +20,7 @@ def check_adapters() -> None:
     Raises:
         InputError: it is not installed.
     """
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(
-            f"the package {PACKAGE}, which makes low-rank adapters, is not installed",
-            where="--lora",
-            remedy='install it: pip install "unlearn-pipeline[relearn]"',
-        )
+    check_package(PACKAGE, "makes low-rank adapters", extra="relearn", where="--lora")
 
 
 def add_adapters(model: nn.Module, seed: int) -> None:

@@ -5,7 +5,6 @@ llama.cpp runs in a process of its own: what it cannot load ends the process tha
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import BrokenError, InputError
+from pipeline.errors import BrokenError, check_package
 from pipeline.export.gguf.llama_cpp_child import TOP
 
 PACKAGE = "xllamacpp"
@@ -59,11 +58,7 @@ def check_available() -> None:
     Raises:
         InputError: it is not.
     """
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(
-            f"the package {PACKAGE}, which brings llama.cpp, is not installed",
-            remedy='install it: pip install "unlearn-pipeline[gguf]"',
-        )
+    check_package(PACKAGE, "brings llama.cpp", extra="gguf")
 
 
 def compare_with_llama_cpp(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-
-from pipeline.errors import InputError
+from pipeline.errors import check_package
 
 PACKAGE = "resvg_py"
 ZOOM = 3  # dots for each unit of a figure: 1440 across
@@ -16,12 +14,7 @@ def check_png() -> None:
     Raises:
         InputError: it is not installed.
     """
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise InputError(
-            f"the package {PACKAGE}, which draws PNG, is not installed",
-            where="--png",
-            remedy='install it: pip install "unlearn-pipeline[figures]"',
-        )
+    check_package(PACKAGE, "draws PNG", extra="figures", where="--png")
 
 
 def as_png(drawing: bytes) -> bytes:
