@@ -14,10 +14,15 @@ from pipeline.export.gguf.checkpoint import Checkpoint
 from pipeline.export.gguf.file import WeightType, write_gguf
 from pipeline.export.gguf.limits import family_of
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
-from pipeline.export.gguf.tokenizer import differs_after_control_tokens
+from pipeline.export.gguf.tokenizer import (
+    loadable_name,
+    space_before,
+    space_between,
+    tokenizer_notes,
+)
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.manifest import read_manifest
-from pipeline.export.ragged import is_ragged, sizes_by_layer, stock_config
+from pipeline.export.ragged import check_attributes, is_ragged, sizes_by_layer, stock_config
 from pipeline.progress import Progress
 from pipeline.sources.model_folder import check_folder, read_config
 from pipeline.sources.models import ResolvedModel
@@ -33,10 +38,6 @@ from pipeline.stages.base import (
 )
 from pipeline.surgery.safetensors_stream import stored_tensors
 
-SPACED = (
-    "llama.cpp puts a space between a control token and the text after it, and this tokenizer does "
-    "not: there the two read other tokens"
-)
 TOKENS = 20  # that both continue each prompt by
 PROMPTS = (
     "The capital of France is",
@@ -44,6 +45,8 @@ PROMPTS = (
     "To bake bread, you need",
     "def add(a, b):\n    ",
 )
+# Cut into tokens only: what tokenizers treat in different ways.
+ODD = "It's  the   1st of 1234567:\n\n\t\"naïve\" café, WE'LL see 日本語 🙂 ½²\r\n  end "
 
 
 def export_gguf(
@@ -89,6 +92,7 @@ def export_gguf(
     total = sum(tensor.size for tensor in checkpoint.tensors)
     with progress.stage("GGUF"), progress.bar("writing", total, "bytes") as advance:
         about = _about(folder, name)
+        about["general.name"] = loadable_name(about["general.name"], checkpoint.tokenizer)
         kept = write_gguf(path, checkpoint, weight_type, about, pre_tokenizer, advance)
     agreement = None
     if compare:
@@ -101,7 +105,7 @@ def export_gguf(
         "bytes": path.stat().st_size,
         "sha256": digest_of_file(path),
         "tensors_in_f16": kept,
-        "notes": [SPACED] if differs_after_control_tokens(checkpoint.tokenizer) else [],
+        "notes": tokenizer_notes(checkpoint.tokenizer, about["general.name"]),
         "llama_cpp": asdict(agreement) if agreement else None,
         "agrees": agreement.holds(weight_type) if agreement else None,
     }
@@ -158,10 +162,15 @@ def _opened_ragged(folder: Path, reference: str) -> Checkpoint:
     family_of(checkpoint)  # of a family that may not be ragged the sizes say nothing
     check_sizes(architecture, layers, tensors, reference)
     check_ragged_loads(folder, tensors)
+    check_attributes(folder, config, architecture, layers)
     return checkpoint
 
 
 def _compared(path: Path, checkpoint: Checkpoint) -> Agreement:
     model, tokenizer = load_model(checkpoint.folder, "float32"), checkpoint.tokenizer
-    with_added = PROMPTS[0] + "".join(map(str, tokenizer.added_tokens_decoder.values()))
-    return compare_with_llama_cpp(path, model, tokenizer, PROMPTS, TOKENS, [with_added])
+    added = [*map(str, tokenizer.added_tokens_decoder.values())]
+    spaced, between = not space_before(tokenizer), not space_between(tokenizer)
+    odd = [ODD, PROMPTS[0] + "".join(added), *[f" {PROMPTS[1]}"] * spaced]
+    for text in ["it", "\n", " "] if spaced and between else ["it"] * between:
+        odd.append(text.join(["the", *added, "end"]))
+    return compare_with_llama_cpp(path, model, tokenizer, PROMPTS, TOKENS, odd)

@@ -11,17 +11,26 @@ from typing import Any
 import pytest
 import torch
 from command import Unlearn
-from export.test_gguf import sentencepiece_model
+from export.test_gguf import (
+    change_tokenizer,
+    put_around,
+    same_tokens_in_llama_cpp,
+    sentencepiece_model,
+)
 from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from tiny_models import make_model
-from transformers import AutoTokenizer, LlamaTokenizer
+from transformers import AddedToken, AutoTokenizer, LlamaTokenizer
 
 from pipeline.cache import digest_of_file, read_json, write_json
 from pipeline.export.gguf import llama_cpp
 from pipeline.export.manifest import NAME as MANIFEST
 
 Change = Callable[[Path], object]
+PREPEND = [
+    {"type": "Prepend", "prepend": "▁"},
+    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
+]
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
@@ -32,7 +41,8 @@ def test_a_release_becomes_one_file_beside_it(release: Any, unlearn: Unlearn) ->
     found = json.loads(result.out.splitlines()[-1])
     path = made.folder.with_name(f"{made.folder.name}-BF16.gguf")
     assert (found["file"], found["agrees"]) == (str(path), True)
-    assert found["llama_cpp"]["texts"] == 5  # the last one has the tokenizer's added tokens
+    # Four prompts; odd spaces and letters, added tokens in four ways, a space before.
+    assert found["llama_cpp"]["same_tokenization"] == found["llama_cpp"]["texts"] == 4 + 6
     assert found["sha256"] == digest_of_file(path)
     fields = GGUFReader(path).fields
     assert fields["unlearn.manifest_sha256"].contents() == digest_of_file(made.folder / MANIFEST)
@@ -63,6 +73,61 @@ def test_a_space_that_llama_cpp_alone_puts_after_control_tokens_is_said(
     text = "</s>the cat"
     theirs = llama_cpp._run(path, {"texts": [text], "contexts": [], "letter": 0})["tokenized"]
     assert (theirs[0] != tokenizer(text, add_special_tokens=False)["input_ids"]) is spaced
+
+
+@pytest.mark.parametrize(
+    ("pre_tokenizer", "normalizer", "spaced"),
+    [
+        ({"type": "Metaspace", "prepend_scheme": "first", "split": False}, None, True),
+        ({"type": "Metaspace", "prepend_scheme": "always", "split": False}, None, True),
+        ({"type": "Metaspace", "prepend_scheme": "never", "split": False}, None, False),
+        (None, {"type": "Sequence", "normalizers": PREPEND}, False),
+    ],
+)
+def test_a_space_that_llama_cpp_alone_puts_before_one_is_said(
+    unlearn: Unlearn, tmp_path: Path, pre_tokenizer: Any, normalizer: Any, spaced: bool
+) -> None:
+    folder = sentencepiece_model(tmp_path / "m", AutoTokenizer)
+    replaced = pre_tokenizer and {"replacement": "▁"} | pre_tokenizer
+    change_tokenizer(folder, pre_tokenizer=replaced, normalizer=normalizer)
+    result = unlearn("export", "m", "--type", "F32", "--compare", "--quiet")
+    said = "before a text that begins with one too" in " ".join(result.out.split())
+    assert (result.code, said) == (0, spaced), result.out
+    assert same_tokens_in_llama_cpp(folder, [" the cat"]) is not spaced
+
+
+@pytest.mark.parametrize("name", ["Phi-3-mini", "other"])
+@pytest.mark.parametrize("option", ["lstrip", "rstrip", "single_word", ""])
+def test_tokens_that_take_the_spaces_beside_them(
+    unlearn: Unlearn, tmp_path: Path, name: str, option: str
+) -> None:
+    """llama.cpp lets those of models named Phi-3 take the space after them, and no others."""
+    folder = make_model(tmp_path / name, "phi3", vocab_size=420)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    taking = {"special": True, "rstrip": name == "Phi-3-mini"}
+    endings = [AddedToken(text, **taking) for text in ("</s>", "<|end|>")]
+    tokenizer.add_tokens(["<unk>", "<s>", "<|endoftext|>", *endings], special_tokens=True)
+    options = {option: True} if option else {}
+    tokenizer.add_tokens([AddedToken("<|user|>", special=True, **options)], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    result = unlearn("export", name, "--type", "F32", "--compare", "--quiet")
+    same = option == ("rstrip" if name == "Phi-3-mini" else "")
+    said = "reads spaces beside <|user|>" in " ".join(result.out.split())
+    assert (said, result.code) == (not same, 0 if same else 1), result.out
+
+
+def test_a_name_by_which_llama_cpp_expects_tokens(unlearn: Unlearn, tmp_path: Path) -> None:
+    make_model(tmp_path / "my-phi3")
+    result = unlearn("export", "my-phi3", "--type", "F32", "--compare", "--quiet")
+    assert result.code == 0, result.err
+    name = GGUFReader(tmp_path / "my-phi3-F32.gguf").fields["general.name"].contents()
+    assert name == "my-Phi 3"
+
+
+def test_tokens_around_a_text_of_which_a_file_says_one(unlearn: Unlearn, tmp_path: Path) -> None:
+    put_around(make_model(tmp_path / "m"), before=True, after=False, times=2)
+    result = unlearn("export", "m", "--type", "F32", "--quiet")
+    assert result.code == 0 and "of which a GGUF file can say one" in " ".join(result.out.split())
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral"])
@@ -104,6 +169,19 @@ def test_a_ragged_config_without_the_sizes_of_its_layers(
     write_json(folder / "config.json", config | {"per_layer_config": changed})
     result = unlearn("export", folder, "--quiet")
     assert result.code == 2 and "per_layer_config of the model's config" in result.err
+
+
+def test_a_ragged_config_that_counts_heads_in_two_ways(release: Any, unlearn: Unlearn) -> None:
+    """Three heads of 16 have the shapes of six of 8."""
+    folder = release("llama", "select.policy=ragged", "select.attention.fraction=0.4").folder
+    config = read_json(folder / "config.json")
+    changed = next(iter(config["per_layer_config"].values()))
+    heads, width = changed["num_attention_heads"], config["head_dim"]
+    changed |= {"num_attention_heads": 2 * heads, "head_dim": width // 2}
+    changed["num_key_value_heads"] *= 2
+    write_json(folder / "config.json", config)
+    result = unlearn("export", folder, "--quiet")
+    assert result.code == 2 and "counts heads in one way for transformers" in result.err
 
 
 def test_bad_input(release: Any, unlearn: Unlearn, tmp_path: Path) -> None:

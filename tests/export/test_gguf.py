@@ -15,11 +15,12 @@ from evaluation.tiny import sentences
 from gguf import GGMLQuantizationType, GGUFReader
 from safetensors.torch import load_file, save_file
 from tiny_models import base_of, cut, load, make_model, random_plan
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer, LlamaTokenizer
 
 from pipeline.cache import read_json, write_json
 from pipeline.errors import BrokenError, InputError
-from pipeline.export.gguf import families, llama_cpp
+from pipeline.export.gguf import families, llama_cpp, tokenizer_checks
 from pipeline.export.gguf.checkpoint import Checkpoint
 from pipeline.export.gguf.file import WeightType, write_gguf
 from pipeline.export.gguf.llama_cpp import Agreement, compare_with_llama_cpp
@@ -27,6 +28,7 @@ from pipeline.stages.base import Base
 
 TinyBase = Callable[..., Base]
 TEXTS = ("the cat sat on 12", "def x ( y ) : return z")
+BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
 TIED: dict[str, Any] = {"tie_word_embeddings": True}
 # What llama.cpp has of a family, where it is not what the other tests' tiny model has.
 # Nothing that llama.cpp would take by itself: what is not written, or read, shows.
@@ -243,6 +245,37 @@ def change_tokenizer(folder: Path, **parts: Any) -> None:
     write_json(folder / "tokenizer.json", content | parts)
 
 
+def in_sequence(key: str, step: dict[str, Any]) -> dict[str, Any]:
+    """A step inside two sequences."""
+    return {"type": "Sequence", key: [{"type": "Sequence", key: [step]}]}
+
+
+def put_around(folder: Path, before: bool, after: bool, times: int = 1, **config: Any) -> None:
+    """Let a byte-pair tokenizer put its first token before or after each text."""
+    token = AutoTokenizer.from_pretrained(folder).convert_ids_to_tokens(0)
+    special, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"id": "A", "type_id": 0}
+    around = [special] * times
+    single = around * before + [{"Sequence": text}] + around * after
+    change_tokenizer(
+        folder,
+        post_processor={
+            "type": "TemplateProcessing",
+            "single": single,
+            "pair": [*single, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {token: {"id": token, "ids": [0], "tokens": [token]}},
+        },
+    )
+    path = folder / "tokenizer_config.json"
+    write_json(path, read_json(path) | config)
+
+
+def same_tokens_in_llama_cpp(folder: Path, texts: list[str], pre: str | None = None) -> bool:
+    base, path = base_of(folder), folder.with_suffix(".gguf")
+    write(base, path, pre=pre)
+    found = llama_cpp._run(path, {"texts": texts, "contexts": [], "letter": 0})["tokenized"]
+    return bool(found == [base.tokenizer(text)["input_ids"] for text in texts])
+
+
 @pytest.mark.parametrize("kind", [LlamaTokenizer, AutoTokenizer], ids=["space first", "none"])
 def test_a_sentencepiece_tokenizer(tmp_path: Path, kind: Any) -> None:
     folder = sentencepiece_model(tmp_path / "m", kind)
@@ -306,7 +339,13 @@ def test_more_tokens_than_the_embedding_has_rows(tmp_path: Path, pieces: bool) -
             r"normalizer of its tokenizer does something \(NFKC\)",
         ),
         ({"model": {"end_of_word_suffix": "</w>"}}, "has end_of_word_suffix, which llama.cpp"),
+        (
+            {"pre_tokenizer": BYTE_LEVEL | {"use_regex": True, "add_prefix_space": True}},
+            "a space before each text",
+        ),
         ({"normalizer": {"type": "NFC"}}, ""),
+        ({"normalizer": in_sequence("normalizers", {"type": "NFC"})}, ""),
+        ({"pre_tokenizer": in_sequence("pretokenizers", BYTE_LEVEL | {"use_regex": True})}, ""),
     ],
 )
 def test_what_a_byte_pair_tokenizer_does_besides(
@@ -334,6 +373,64 @@ def test_what_llama_cpp_does_not_do_with_sentencepiece(
 ) -> None:
     folder = sentencepiece_model(tmp_path / "m", kind, **settings)
     with pytest.raises(InputError, match=message):
+        write(base_of(folder), tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize("config", [{}, {"add_bos_token": False}, {"add_bos_token": True}])
+@pytest.mark.parametrize("around", [(False, False), (True, False), (False, True), (True, True)])
+def test_tokens_put_around_a_text_by_byte_pairs(
+    tmp_path: Path, around: tuple[bool, bool], config: dict[str, bool]
+) -> None:
+    """What a config says besides is not asked: some classes of transformers do not either."""
+    put_around(make_model(tmp_path / "m"), *around, **config)
+    assert len(base_of(tmp_path / "m").tokenizer("")["input_ids"]) == sum(around)
+    assert same_tokens_in_llama_cpp(tmp_path / "m", ["the cat sat"])
+
+
+@pytest.mark.parametrize("saved_by", [LlamaTokenizer, AutoTokenizer])
+@pytest.mark.parametrize("options", [{}, {"bos": True}, {"eos": True}, {"bos": True, "eos": True}])
+def test_tokens_put_around_a_text_by_sentencepiece(
+    tmp_path: Path, options: dict[str, bool], saved_by: Any
+) -> None:
+    folder = sentencepiece_model(tmp_path / "m", saved_by)
+    added = {f"add_{kind}_token": value for kind, value in options.items()}
+    LlamaTokenizer.from_pretrained(folder, **added).save_pretrained(folder)
+    assert len(base_of(folder).tokenizer("")["input_ids"]) == len(options)
+    assert same_tokens_in_llama_cpp(folder, ["the cat sat"])
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("pre", ["llama-bpe", "gpt-2"])
+def test_words_that_merges_do_not_make(tmp_path: Path, pre: str, whole: bool) -> None:
+    """Llama 3's tokenizer takes them whole if they are tokens, GPT-2's never."""
+    folder = make_model(tmp_path / "m", vocab_size=420)
+    content = read_json(folder / "tokenizer.json")
+    model = content["model"] | {"ignore_merges": whole}
+    steps = [BYTE_LEVEL | rules for rules in tokenizer_checks.PRE_TOKENIZERS[pre]]
+    change_tokenizer(
+        folder, model=model, pre_tokenizer={"type": "Sequence", "pretokenizers": steps}
+    )
+    assert same_tokens_in_llama_cpp(folder, ["the cat sat"])  # merges make all of these
+    model["vocab"]["zyxw"] = len(model["vocab"])
+    change_tokenizer(folder, model=model)
+    if whole == (pre == "llama-bpe"):
+        assert same_tokens_in_llama_cpp(folder, ["zyxw", "the cat sat"])
+    else:
+        with pytest.raises(InputError, match=r"words whole that merges do not make \('zyxw'"):
+            write(base_of(folder), tmp_path / "n.gguf")
+
+
+def test_a_tokenizer_that_was_changed_beside_its_sentencepiece_model(tmp_path: Path) -> None:
+    folder = sentencepiece_model(tmp_path / "m", AutoTokenizer)
+    vocabulary = read_json(folder / "tokenizer.json")["model"]["vocab"]
+    more = vocabulary | {"▁catdog": len(vocabulary)}
+    change_tokenizer(folder, model={"vocab": more})
+    with pytest.raises(InputError, match=r"'▁catdog' in its tokenizer and None in tokenizer.model"):
+        write(base_of(folder), tmp_path / "m.gguf")
+    first, second = [text for text in vocabulary if text.startswith("▁")][:2]
+    swapped = vocabulary | {first: vocabulary[second], second: vocabulary[first]}
+    change_tokenizer(folder, model={"vocab": swapped})
+    with pytest.raises(InputError, match=r"in tokenizer.model: one of the two was changed"):
         write(base_of(folder), tmp_path / "m.gguf")
 
 
@@ -496,7 +593,9 @@ def test_tied_embeddings_under_the_name_of_the_head(tiny_base: TinyBase, tmp_pat
 def test_an_unknown_pre_tokenizer_can_be_named(tiny_base: TinyBase, tmp_path: Path) -> None:
     base = base_of(tiny_base("llama").model.path)
     tokenizer = base.tokenizer.backend_tokenizer
-    tokenizer.pre_tokenizer = type(tokenizer.pre_tokenizer)(add_prefix_space=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Punctuation(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     with pytest.raises(InputError, match="pre-tokenizer is not one") as caught:
         write(base, tmp_path / "m.gguf")
     assert "--pre-tokenizer" in caught.value.remedy

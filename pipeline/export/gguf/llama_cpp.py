@@ -71,6 +71,8 @@ def compare_with_llama_cpp(
 ) -> Agreement:
     """Complete texts greedily with both, and compare tokens and log-probabilities.
 
+    Texts are cut with the tokens that the tokenizer puts around them.
+
     Args:
         path: GGUF file.
         model: the checkpoint, loaded in float32.
@@ -84,7 +86,7 @@ def compare_with_llama_cpp(
         BrokenError: llama.cpp cannot load or run the file.
     """
     cut = [*texts, *only_cut]
-    prompts = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in cut]
+    prompts = [tokenizer(text)["input_ids"] for text in cut]
     paths = [_greedy(model, prompt, tokens) for prompt in prompts[: len(texts)]]
     contexts = [
         [*prompt, *(int(each.argmax()) for each in way[:length])]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import urllib.request
-from typing import Any
+from typing import Any, NoReturn
 
 TOP = 8  # tokens at each position whose probabilities are compared
 REPORTED = 10 * TOP  # so that none of the other's top tokens is missing
 
 
-def _serve(path: str, request: dict[str, Any]) -> dict[str, Any]:
-    """Answer a request with llama.cpp, in this process."""
+def _serve(path: str, request: dict[str, Any]) -> NoReturn:
+    """Answer a request with llama.cpp, and end this process."""
     import xllamacpp
 
     params = xllamacpp.CommonParams()
@@ -23,10 +24,12 @@ def _serve(path: str, request: dict[str, Any]) -> dict[str, Any]:
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
     params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     server = xllamacpp.Server(params)
-    return {
+    answer = {
         "tokenized": [_tokenize(server.listening_address, text) for text in request["texts"]],
         "next": [_next(server, each, request["letter"]) for each in request["contexts"]],
     }
+    print(json.dumps(answer), flush=True)
+    os._exit(0)  # a server that is closed while its loop is starting waits for that loop forever
 
 
 def _next(server: Any, context: list[int], letter: int) -> list[tuple[int, float]]:
@@ -51,7 +54,7 @@ def _next(server: Any, context: list[int], letter: int) -> list[tuple[int, float
 
 
 def _tokenize(address: str, text: str) -> list[int]:
-    body = json.dumps({"content": text, "add_special": False, "parse_special": True}).encode()
+    body = json.dumps({"content": text, "add_special": True, "parse_special": True}).encode()
     request = urllib.request.Request(f"{address}/tokenize", body)
     with urllib.request.urlopen(request, timeout=60) as answer:
         tokens: list[int] = json.load(answer)["tokens"]
@@ -59,4 +62,4 @@ def _tokenize(address: str, text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_serve(sys.argv[1], json.load(sys.stdin))))
+    _serve(sys.argv[1], json.load(sys.stdin))

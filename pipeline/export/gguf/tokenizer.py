@@ -2,59 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+import re
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFWriter, SpecialVocab, TokenType
-from gguf.vocab import SentencePieceVocab
 
-from pipeline.errors import InputError
-from pipeline.sources.explained import explained
+from pipeline.export.gguf.tokenizer_checks import Piece, check_byte_pairs, pieces_of, rules_of
 
-TOKENIZER = "tokenizer.json"
-SENTENCEPIECE = "tokenizer.model"
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
-    r"\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-BYTES = {"type": "ByteLevel", "use_regex": True}
-PLAIN_BYTES = {"type": "ByteLevel", "use_regex": False}
-
-
-def _split(pattern: str) -> dict[str, Any]:
-    return {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-
-
-# llama.cpp's names (`tokenizer.ggml.pre`) of what comes before byte-pair encoding.
-PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
-    "gpt-2": [BYTES],
-    "smollm": [{"type": "Digits", "individual_digits": True}, BYTES],
-    "llama-bpe": [_split(LLAMA3), PLAIN_BYTES],
-    "qwen2": [_split(LLAMA3.replace("{1,3}", "")), PLAIN_BYTES],
-}
-PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}  # of a sequence
-# llama.cpp normalises nothing. NFC is let pass, as its own converter does with all of them: what
-# has been typed or read from a file is nearly always composed already.
-NORMALISERS = ({"type": "NFC"},)
-UNKNOWN_OPTIONS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix")
-# What SentencePiece does with spaces, in the words of the tokenizers library.
-SPACES = (
-    {"type": "Prepend", "prepend": "▁"},
-    {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
-)
-SPACES_APART = (
-    {"type": "Metaspace", "replacement": "▁"},
-    {"type": "Split", "pattern": {"String": " "}},  # of which the normaliser has left none
-)
+SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 ADDED_SCORE = -1000.0  # as llama.cpp's own converter has it
-Piece = tuple[bytes, float, TokenType]
+SPACE_BETWEEN = (
+    "llama.cpp puts a space between a control token and the text after it, and this tokenizer does "
+    "not: there the two read other tokens"
+)
+SPACE_BEFORE = (
+    "llama.cpp puts a space before a text that begins with one too, and this tokenizer does not: "
+    "there the two read other tokens"
+)
+# The models, by `general.name`, in which llama.cpp lets added tokens take the space after them,
+# one that must be there, and those that do not but must be there too (src/llama-vocab.cpp).
+TAKING_SPACE = re.compile("phi-?3", re.IGNORECASE)
+ENDING = "</s>"
+NOT_TAKING_SPACE = ("<unk>", "<s>", "<|endoftext|>")
 
 
 def add_tokenizer(
@@ -72,99 +42,92 @@ def add_tokenizer(
     Raises:
         InputError: llama.cpp has no such tokenizer, or its pre-tokenizer is not recognised.
     """
-    content = _rules(tokenizer, folder)
-    byte_pairs = content["model"]["type"] == "BPE" and not content["model"].get("byte_fallback")
-    if byte_pairs:
-        _check_byte_pairs(content, size, folder)
-        _add_byte_pairs(writer, content, size, pre or _recognised(content, folder))
-    elif (folder / SENTENCEPIECE).is_file():
-        pieces = _pieces(content, size, folder)
-        _add_sentencepiece(writer, tokenizer, content, pieces, size)
+    content = rules_of(tokenizer, folder)
+    if content["model"]["type"] == "BPE" and not content["model"].get("byte_fallback"):
+        name = check_byte_pairs(content, size, pre, folder)
+        _add_byte_pairs(writer, content, size, name)
     else:
-        raise InputError(
-            f"its tokenizer is {content['model']['type']} without a {SENTENCEPIECE}, which cannot "
-            "be written as GGUF",
-            where=str(folder / TOKENIZER),
-            remedy=f"put the family's {SENTENCEPIECE} beside it",
+        _add_sentencepiece(writer, tokenizer, content, pieces_of(content, size, folder), size)
+    special = SpecialVocab(folder, n_vocab=size)
+    # The library reads files, in which some classes of transformers see something else.
+    for kind in SPECIAL:
+        if (number := getattr(tokenizer, f"{kind}_token_id", None)) is not None:
+            special.special_token_ids[kind] = number
+    before, after = _put_around(tokenizer)
+    special.add_special_token = {"bos": bool(before), "eos": bool(after)}
+    special.special_token_ids |= {
+        kind: numbers[0] for kind, numbers in (("bos", before), ("eos", after)) if numbers
+    }
+    special.add_to_gguf(writer, quiet=True)
+
+
+def loadable_name(name: str, tokenizer: Any) -> str:
+    """Return `general.name` for a model; by the name alone llama.cpp expects some tokens of it."""
+    lacking = {ENDING, *NOT_TAKING_SPACE} - tokenizer.get_vocab().keys()
+    return TAKING_SPACE.sub("Phi 3", name) if lacking else name
+
+
+def tokenizer_notes(tokenizer: Any, name: str) -> list[str]:
+    """What the two read differently at the edge of a text or of an added token.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer, as transformers loads it.
+        name: `general.name` of the file, by which llama.cpp knows one family.
+    """
+    notes = []
+    if space_between(tokenizer):
+        notes.append(SPACE_BETWEEN)
+    if space_before(tokenizer):
+        notes.append(SPACE_BEFORE)
+    before, after = map(tokenizer.convert_ids_to_tokens, _put_around(tokenizer))
+    if len(before) > 1 or len(after) > 1:
+        notes.append(
+            f"this tokenizer puts {' '.join(before + after)} around each text, of which a GGUF "
+            "file can say one token before and one after: put the others into the prompt"
         )
-    SpecialVocab(folder, load_merges=byte_pairs, n_vocab=size).add_to_gguf(writer, quiet=True)
+    taking = bool(TAKING_SPACE.search(name))
+    differing = [
+        str(token)
+        for token in tokenizer.added_tokens_decoder.values()
+        if token.lstrip
+        or token.single_word
+        or token.rstrip != (taking and str(token) not in NOT_TAKING_SPACE)
+    ]
+    if differing:
+        notes.append(
+            f"llama.cpp reads spaces beside {', '.join(differing[:3])} otherwise than this "
+            f"tokenizer (lstrip, rstrip or single_word; such tokens: {len(differing)})"
+        )
+    return notes
 
 
-def differs_after_control_tokens(tokenizer: Any) -> bool:
+def space_between(tokenizer: Any) -> bool:
     """Whether llama.cpp puts a space between a control token and a text where this one does not."""
     control = next((each for each in tokenizer.added_tokens_decoder.values() if each.special), "")
-    alone, after = (
-        tokenizer.convert_ids_to_tokens(tokenizer(text, add_special_tokens=False)["input_ids"])
-        for text in ("a", f"{control}a")
-    )
+    alone, after = (_tokens(tokenizer, text) for text in ("a", f"{control}a"))
     return bool(control) and alone[0].startswith("▁") and not after[1].startswith("▁")
 
 
-def _rules(tokenizer: Any, folder: Path) -> dict[str, Any]:
-    """What the loaded tokenizer does: some families' classes replace what their file says."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise InputError(
-            "its tokenizer is written in Python, of which a GGUF file can say nothing",
-            where=str(folder),
-            remedy="save the family's fast tokenizer beside the checkpoint",
-        )
-    content: dict[str, Any] = json.loads(backend.to_str())
-    return content
+def space_before(tokenizer: Any) -> bool:
+    """Whether llama.cpp puts a space before one that is there, where this tokenizer does not."""
+    alone, spaced = (_tokens(tokenizer, text) for text in ("a", " a"))
+    return alone[0].startswith("▁") and alone == spaced
 
 
-def _check_byte_pairs(content: dict[str, Any], size: int, folder: Path) -> None:
-    _check_steps(content, "normalizer", NORMALISERS, folder)
-    if used := [key for key in UNKNOWN_OPTIONS if content["model"].get(key)]:
-        raise InputError(
-            f"its tokenizer has {used[0]}, which llama.cpp does not have",
-            where=str(folder / TOKENIZER),
-        )
-    _check_rows([*content["model"]["vocab"].values()], content, size, folder)
+def _tokens(tokenizer: Any, text: str) -> list[str]:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens: list[str] = tokenizer.convert_ids_to_tokens(ids)
+    return tokens
 
 
-def _check_steps(
-    content: dict[str, Any], key: str, known: Sequence[dict[str, Any]], folder: Path
-) -> None:
-    """Refuse what a tokenizer does to a text that llama.cpp would leave out."""
-    whole = content.get(key)
-    for step in whole.get(PARTS[key], [whole]) if whole else []:
-        if not any(step.items() >= each.items() for each in known):
-            raise InputError(
-                f"the {key} of its tokenizer does something ({step['type']}) that llama.cpp does "
-                "not do",
-                where=str(folder / TOKENIZER),
-            )
-
-
-def _check_rows(numbers: Sequence[int], content: dict[str, Any], size: int, folder: Path) -> None:
-    highest = max([*numbers, *(added["id"] for added in content.get("added_tokens", []))])
-    if highest >= size:
-        raise InputError(
-            f"its tokenizer has tokens up to number {highest}, its embedding has {size} rows: of "
-            "the others llama.cpp knows nothing",
-            where=str(folder),
-            remedy="put the model's own tokenizer beside it, or give it more rows with "
-            "resize_token_embeddings()",
-        )
-
-
-def _pieces(content: dict[str, Any], size: int, folder: Path) -> list[Piece]:
-    """What the SentencePiece model holds, if the tokenizer does what llama.cpp does with it."""
-    with explained("tokenizer", folder):
-        pieces = list(SentencePieceVocab(folder).sentencepiece_tokens())
-    # Byte pairs are scored by rank, pieces of a unigram model by the logarithm of a frequency.
-    ranked = all(score.is_integer() for _, score, kind in pieces if kind == TokenType.NORMAL)
-    if content["model"]["type"] != "BPE" or not ranked:
-        raise InputError(
-            "its tokenizer is a SentencePiece model that is no byte-pair encoding, and llama.cpp "
-            "would cut texts otherwise",
-            where=str(folder / SENTENCEPIECE),
-        )
-    _check_steps(content, "normalizer", SPACES, folder)
-    _check_steps(content, "pre_tokenizer", SPACES_APART, folder)
-    _check_rows([len(pieces) - 1], content, size, folder)
-    return pieces
+def _put_around(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens that are put before and after a text."""
+    whole, alone = (
+        tokenizer("a")["input_ids"],
+        tokenizer("a", add_special_tokens=False)["input_ids"],
+    )
+    start = next(n for n in range(len(whole)) if whole[n : n + len(alone)] == alone)
+    return whole[:start], whole[start + len(alone) :]
 
 
 def _add_byte_pairs(writer: GGUFWriter, content: dict[str, Any], size: int, pre: str) -> None:
@@ -179,6 +142,7 @@ def _add_byte_pairs(writer: GGUFWriter, content: dict[str, Any], size: int, pre:
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
+    writer.add_token_merges([" ".join(pair) for pair in content["model"]["merges"]])
 
 
 def _add_sentencepiece(
@@ -193,29 +157,9 @@ def _add_sentencepiece(
             rows[added["id"]] = added["content"].encode(), ADDED_SCORE, kind
         elif stored == TokenType.NORMAL:
             rows[added["id"]] = text, score, kind
-    first = tokenizer.convert_ids_to_tokens(tokenizer("a", add_special_tokens=False)["input_ids"])
-    writer.add_add_space_prefix(first[0].startswith("▁"))
+    writer.add_add_space_prefix(_tokens(tokenizer, "a")[0].startswith("▁"))
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([text for text, _, _ in rows])
     writer.add_token_scores([score for _, score, _ in rows])
     writer.add_token_types([kind for _, _, kind in rows])
-
-
-def _recognised(content: dict[str, Any], folder: Path) -> str:
-    steps = content.get("pre_tokenizer") or {}
-    steps = steps.get("pretokenizers", [steps])
-    # Adding a space, or trimming offsets, is not part of what splits the text.
-    plain = [
-        {k: v for k, v in step.items() if k not in ("add_prefix_space", "trim_offsets")}
-        for step in steps
-    ]
-    for name, rules in PRE_TOKENIZERS.items():
-        if plain == rules and not any(step.get("add_prefix_space") for step in steps):
-            return name
-    raise InputError(
-        f"its pre-tokenizer is not one whose name in llama.cpp is known: {json.dumps(plain)[:200]}",
-        where=str(folder / TOKENIZER),
-        remedy="name it with --pre-tokenizer, as llama.cpp's list of them does (LLM_PRE names in "
-        "src/llama-vocab.cpp)",
-    )

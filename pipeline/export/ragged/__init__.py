@@ -131,6 +131,32 @@ def sizes_by_layer(folder: Path, config: Any, architecture: Architecture) -> tup
     return tuple(found)
 
 
+def check_attributes(
+    folder: Path, config: Any, architecture: Architecture, layers: tuple[Dimensions, ...]
+) -> None:
+    """Check that transformers counts the heads that `sizes_by_layer` found.
+
+    Args:
+        folder: a ragged checkpoint that loads.
+        config: its `stock_config`.
+        architecture: the description of its family.
+        layers: sizes of each of its layers.
+
+    Raises:
+        InputError: it counts others.
+    """
+    sizes = dimensions(config, architecture, str(folder))
+    stated = read_json(folder / "config.json")["ragged"]["attributes"]
+    widths = {layer.head_dim for layer in layers}
+    if widths != {sizes.head_dim} or stated != _attributes(architecture, sizes, layers):
+        raise InputError(
+            "its config counts heads in one way for transformers (ragged) and in another for other "
+            "engines (per_layer_config)",
+            where=str(folder / "config.json"),
+            remedy="download or copy the model again",
+        )
+
+
 def is_ragged(folder: Path) -> bool:
     """Whether a checkpoint's `config.json` says that it is ragged."""
     path = folder / "config.json"
