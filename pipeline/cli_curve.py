@@ -76,15 +76,18 @@ def show(curves: Curves, target: Path, files: list[str]) -> None:
         texts[side].append(name)
     title = "; ".join(f"{side}: {', '.join(names)}" for side, names in texts.items())
     table = Table(title=f"{curves.recipe}, judged on {title}")
-    for column in ("", "headline, points", "forgotten at 1 %", "at 2 %", "at 5 %", "area"):
+    for column in ("", "headline, points", "forgotten at 1 %", "at 2 %", "at 5 %", "area", "cost"):
         table.add_column(column, justify="right" if table.columns else "left")
+    costs = curves.costs()
     for setting, found in curves.figures.items():
         cells = [
             f"{100 * figure.value:.1f} ({100 * figure.low:.1f} … {100 * figure.high:.1f})"
             for figure in found.values()
         ]
-        table.add_row(setting, *cells)
+        seconds, room = costs[setting]
+        table.add_row(setting, *cells, f"{seconds:,.0f} s, {room / 1e6:,.0f} MB")
     Console().print(table)
+    typer.echo("cost: scoring, selecting and compensating one cut; sums held beside the model")
     typer.echo(f"Where:   {target}  ({', '.join(files)})")
 
 

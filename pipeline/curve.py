@@ -20,6 +20,7 @@ from pipeline.release.report.png import as_png
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import open_base, within
 from pipeline.stages.cuts import Cuts, check_settings
+from pipeline.stages.measure import Cost
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.settings import Setting
 from pipeline.stages.texts import prepare
@@ -59,6 +60,13 @@ class Curves:
                     **{f"loss {k}": round(v, 6) for k, v in sorted(point.losses.items())},
                 }
 
+    def costs(self) -> dict[str, Cost]:
+        """What the dearest cut of each setting took: scoring, selection, compensation."""
+        return {
+            setting: max(point.cost for point in points if point.cost)
+            for setting, points in self.points.items()
+        }
+
     def lines(self) -> dict[str, list[Place]]:
         """The points as a figure takes them."""
         lines: dict[str, list[Place]] = {}
@@ -78,6 +86,7 @@ class Curves:
                 setting: {name: figure._asdict() for name, figure in found.items()}
                 for setting, found in self.figures.items()
             },
+            "costs": {setting: cost._asdict() for setting, cost in self.costs().items()},
             "points": list(self.rows()),
         }
 

@@ -48,8 +48,25 @@ def test_a_second_run_asks_nothing_and_another_setting_only_its_own(
     monkeypatch.setattr(
         "pipeline.stages.points.predict", lambda lm, documents: asked.append(lm.label)
     )
-    assert result_of(unlearn, learned_recipe, "--settings", "recipe,random") == first
+    second = result_of(unlearn, learned_recipe, "--settings", "recipe,random")
+    for found in (first, second):  # choosing is done again
+        assert all(cost.pop("seconds") > 0 for cost in found["costs"].values())
+    assert second == first
     assert asked == []
+
+
+def test_the_cost_of_a_setting_is_that_of_all_its_scorings(
+    unlearn: Unlearn, learned_recipe: Path, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    options = ("--settings", "recipe,uncompensated,taker-abs", "--cache-dir", str(cache))
+    first, again = (result_of(unlearn, learned_recipe, *options)["costs"] for _ in range(2))
+    room = {setting: cost["bytes"] for setting, cost in first.items()}
+    assert room["recipe"] > room["taker-abs"]  # second moments
+    assert room == {setting: cost["bytes"] for setting, cost in again.items()}
+    scorings = [read_json(path)["seconds"] for path in cache.glob("scoring/*/cost.json")]
+    for costs in (first, again):  # what is cached keeps what it cost
+        assert sum(cost["seconds"] for cost in costs.values()) > sum(scorings) > 0
 
 
 def test_a_setting_of_ones_own_is_what_the_recipe_would_select(

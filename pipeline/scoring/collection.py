@@ -113,6 +113,14 @@ class Collector:
         experts_LE = self.statistics.experts_LE
         return int((experts_LE > 0).sum()), experts_LE.numel()
 
+    def bytes(self) -> int:
+        """Room that the sums take beside the model; it is largest after the last batch."""
+        statistics = self.statistics
+        sums = [getattr(kind, f"{name}_LU") for kind in self._kinds() for name in SUMS]
+        moments = [each.sums for layer in self._moments for each in layer.values()]
+        held = [*sums, statistics.groups_LGDD, statistics.experts_LE, *moments]
+        return sum(tensor.nbytes for tensor in (*held, *self._buffers_of.values()))
+
     def second_moments(self) -> Iterator[SecondMoments]:
         """Yield the finished second moments of a layer, and forget them."""
         experts = self.points.count if "ffn" in self.moments else 0
@@ -122,6 +130,9 @@ class Collector:
             sums, self._moments[layer] = self._moments[layer], {}
             found |= {name: each.finished() for name, each in sorted(sums.items())}
             yield SecondMoments(self.statistics.tokens, layer, found)
+
+    def _kinds(self) -> tuple[UnitSums, UnitSums]:
+        return self.statistics.ffn, self.statistics.attention
 
     def _hook(self, kind: str, layer: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         first = self.points.count * self.points.width if kind == "ffn" else 0
@@ -246,15 +257,15 @@ class _Moments:
     """Σ x xᵀ of one projection's inputs: the upper triangle, in panels."""
 
     def __init__(self, width: int, device: torch.device) -> None:
-        self._sums = torch.zeros(width, width, dtype=torch.float32, device=device)
+        self.sums = torch.zeros(width, width, dtype=torch.float32, device=device)
 
     def add(self, x_TU: Tensor) -> None:
         width = x_TU.shape[1]
         for block in _wide_enough(x_TU).split(MOMENT_BLOCK_TOKENS):
             for start in range(0, width, MOMENT_PANEL):
                 panel = block[:, start : start + MOMENT_PANEL]
-                self._sums[start : start + MOMENT_PANEL, start:] += panel.T @ block[:, start:]
+                self.sums[start : start + MOMENT_PANEL, start:] += panel.T @ block[:, start:]
 
     def finished(self) -> Tensor:
-        upper = self._sums.triu()
+        upper = self.sums.triu()
         return (upper + upper.triu(1).T).cpu()

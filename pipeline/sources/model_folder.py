@@ -230,8 +230,8 @@ def pickled_error(where: str) -> InputError:
     return InputError(
         "its weights are pickled (.bin or .pth), which can run code when they are read",
         where=where,
-        remedy="set model.allow_pickle in a recipe, which reads the tensors of pytorch_model.bin and "
-        "runs nothing, or save the model as safetensors with save_pretrained()",
+        remedy="set model.allow_pickle in a recipe, which reads the tensors of pytorch_model.bin "
+        "and runs nothing, or save the model as safetensors with save_pretrained()",
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from pipeline.selection.histogram import histogram
 from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base
-from pipeline.stages.measure import Measurement, Measurer, compensated_kinds
+from pipeline.stages.measure import Cost, Measurement, Measurer, compensated_kinds
 from pipeline.stages.shapes import Ranked, removed
 from pipeline.surgery.compensation import CompensationMap, compensation_map
 from pipeline.surgery.coordinates import can_have_heads
@@ -43,6 +44,7 @@ class Choice:
         score_summary: of the scores of all units and of the removed ones, by unit kind, with
             their distribution; and what the shape policies cost.
         shape: what a checkpoint may say of the plan.
+        cost: of scoring for it, that of earlier steps too, and of choosing and compensating it.
     """
 
     plan: Plan
@@ -50,6 +52,7 @@ class Choice:
     measurement: Measurement
     score_summary: dict[str, ScoreSummary]
     shape: Shape
+    cost: Cost
 
 
 def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Choice:
@@ -65,13 +68,17 @@ def choices(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) 
     plan: Plan | None = None
     maps: Maps = {}
     measurement: Measurement | None = None
+    cost = Cost(0.0, 0)
     for step in range(1, steps + 1):
         if steps > 1:
             progress.say(f"  step {step} of {steps}")
         measurement = _measure(base, recipe, measurer, plan, maps, measurement)
+        started = perf_counter()
         plan, summary = _plan(base, recipe, measurement, step / steps, plan)
         maps = compensate(base, recipe, measurement, plan, progress)
-        yield Choice(plan, maps, measurement, summary, shape)
+        cost = cost.and_then(measurement.cost)
+        cost = cost.and_then(Cost(perf_counter() - started, 0))
+        yield Choice(plan, maps, measurement, summary, shape, cost)
 
 
 def _shape(recipe: Recipe) -> Shape:

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from time import perf_counter
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -25,12 +27,29 @@ from pipeline.scoring.collection import CapturePoints, Collector, collect
 from pipeline.scoring.statistics import Statistics
 from pipeline.stages.base import Base, load_model
 
-FORMAT = 5
+FORMAT = 6
 FLOAT32_BYTES = 4
 STATISTICS = "statistics.safetensors"
 COVERAGE = "coverage.json"
+COST = "cost.json"
 Sequences = dict[str, Tensor]  # by side, token ids [N, S]
 Masking = Callable[[nn.Module], AbstractContextManager[None]]
+
+
+class Cost(NamedTuple):
+    """What scoring took when it was done, and not what its cached result does.
+
+    Attributes:
+        seconds: of passes over texts.
+        bytes: room for what is summed, beside the model, at most at one time.
+    """
+
+    seconds: float
+    bytes: int
+
+    def and_then(self, later: Cost) -> Cost:
+        """The cost of one after the other."""
+        return Cost(self.seconds + later.seconds, max(self.bytes, later.bytes))
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,7 @@ class Measurement:
         moments: folder with the retain second moments of each layer.
         forget_moments: folder with those of forget text, if compensation weighs them.
         coverage: layers and units seen, for the user and the manifest.
+        cost: of all of it.
     """
 
     forget: Statistics
@@ -52,6 +72,7 @@ class Measurement:
     moments: Path
     forget_moments: Path | None
     coverage: dict[str, str]
+    cost: Cost
 
 
 def compensated_kinds(recipe: Recipe) -> frozenset[str]:
@@ -128,6 +149,7 @@ class Measurer:
             moments=folders["retain"],
             forget_moments=folders["forget"] if self.moment_kinds("forget") else None,
             coverage=read_json(folders["retain"] / COVERAGE),
+            cost=reduce(Cost.and_then, (_cost(folder) for folder in folders.values())),
         )
 
     def release(self) -> None:
@@ -161,6 +183,7 @@ class Measurer:
 
     def _run(self, side: str, folder: Path, masking: Masking | None) -> None:
         self.has_run = True
+        room, seconds = 0, 0.0
         if self._model is None:
             dtype = self.recipe.model.dtype
             self._model = load_model(self.base.model.path, dtype, self.base.terms)
@@ -169,6 +192,7 @@ class Measurer:
         passes = moment_passes(self.recipe, sizes) if self.moment_kinds(side) else [range(0)]
         with masking(self._model) if masking else nullcontext():
             for number, layers in enumerate(passes):
+                started = perf_counter()
                 collector = self._collector(self._model, side, layers)
                 name = f"{side} text" + (f", pass {number + 1} of {len(passes)}" * bool(passes[1:]))
                 with self.progress.bar(name, ids.numel(), "tokens") as advance:
@@ -176,8 +200,10 @@ class Measurer:
                 if number == 0:
                     write_json(folder / COVERAGE, _check_coverage(collector, sizes.heads))
                     collector.statistics.save(folder / STATISTICS)
+                room, seconds = max(room, collector.bytes()), seconds + perf_counter() - started
                 for each in collector.second_moments():
                     each.save(folder)
+        write_json(folder / COST, Cost(seconds, room)._asdict())
 
     def _collector(self, model: nn.Module, side: str, moment_layers: range) -> Collector:
         sizes, architecture = self.base.dimensions, self.base.architecture
@@ -202,6 +228,10 @@ class Measurer:
             moment_layers=moment_layers,
             heads=self.ranks_heads,
         )
+
+
+def _cost(folder: Path) -> Cost:
+    return Cost(**read_json(folder / COST))
 
 
 def _check_coverage(collector: Collector, heads: int) -> dict[str, str]:

@@ -27,6 +27,7 @@ from pipeline.recipe import Recipe, Side
 from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, masking
+from pipeline.stages.measure import Cost
 
 FORMAT = 1
 
@@ -40,12 +41,14 @@ class Point:
         removed: share of the kind's units that is gone.
         hits: by text, hits and tokens of each document.
         losses: by text, the loss a token in nats.
+        cost: of the cut, and not of judging it; None of the base.
     """
 
     fraction: float
     removed: float
     hits: Hits
     losses: Mapping[str, float]
+    cost: Cost | None = None
 
 
 class Judge:
@@ -98,7 +101,7 @@ class Judge:
         hits = hits_of(found)
         sums = {name: np.array(own["loss"], dtype=float).sum(axis=0) for name, own in found.items()}
         losses = {name: float(total / tokens) for name, (total, tokens) in sums.items()}
-        return Point(fraction, removed, hits, losses)
+        return Point(fraction, removed, hits, losses, choice.cost if choice else None)
 
     def judges(self) -> Judges:
         """The texts with what the base hits in them.
