@@ -85,6 +85,20 @@ def test_a_setting_of_ones_own_is_what_the_recipe_would_select(
     assert found["figures"]["mine"] == found["figures"]["magnitude"]
 
 
+def test_settings_score_as_much_as_they_say_and_are_judged_alike(
+    unlearn: Unlearn, learned_recipe: Path
+) -> None:
+    few = "few:scoring.forget_tokens=256,scoring.retain_tokens=256"
+    found = result_of(unlearn, learned_recipe, "--settings", "recipe", "--also", few)
+    first, second = (
+        [row["forget_drop"] for row in found["points"] if row["setting"] == name]
+        for name in ("recipe", "few")
+    )
+    assert first != second
+    result = unlearn("curve", learned_recipe, "--also", "all:forget.0.use=scored", "--quiet")
+    assert result.code == 2 and "changes which text is scored" in result.err
+
+
 def test_a_setting_is_scored_as_it_says(unlearn: Unlearn, learned_recipe: Path) -> None:
     """What a setting changes beside the selection counts too, and costs a scoring of its own."""
     own = ("--also", "silent:compensate.forget_weight=5")

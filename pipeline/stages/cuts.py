@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.cache import Cache
+from pipeline.errors import InputError
 from pipeline.evaluation.curves import LIMIT, Judges
 from pipeline.progress import Progress
 from pipeline.recipe import Recipe
@@ -15,17 +17,25 @@ from pipeline.stages.choose import Choice, choices, choose
 from pipeline.stages.measure import Measurer
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.settings import Setting
-from pipeline.stages.texts import Texts
+from pipeline.stages.texts import Texts, prepare
 
 
 def check_settings(loaded: LoadedRecipe, settings: Sequence[Setting]) -> None:
     """Check that a recipe can be changed as some settings would change it.
 
     Raises:
-        InputError: it cannot.
+        InputError: it cannot, or text would be scored that judges the other settings.
     """
     for setting in settings:
-        _recipe(loaded, setting, 0.1)
+        changed = _changed(loaded, setting, 0.1).recipe
+        if _split(changed) != _split(loaded.recipe):
+            raise InputError(
+                "it changes which text is scored and which is held out, and all settings are "
+                "judged on the same",
+                where=f"setting {setting.name}",
+                remedy="change how much is scored (scoring.forget_tokens, scoring.retain_tokens), "
+                "or a corpus' weight or protect; other corpora belong into another recipe",
+            )
 
 
 @dataclass(frozen=True)
@@ -64,24 +74,37 @@ class Cuts:
     def _of(self, setting: Setting) -> Iterator[tuple[float, Choice]]:
         """Yield the fractions of a setting with their cuts."""
         if setting.step is None:
-            measurer = self._measurer(_widest(_recipe(self.loaded, setting, 0.1)))
+            changed = _changed(self.loaded, setting, 0.1)
+            measurer = self._measurer(changed, _widest(changed.recipe))
             for fraction in self.fractions:
-                recipe = _recipe(self.loaded, setting, fraction)
+                recipe = _changed(self.loaded, setting, fraction).recipe
                 yield fraction, choose(self.base, recipe, measurer, self.progress)
             return
         steps = round(1 / setting.step) - 1
-        recipe = _recipe(self.loaded, setting, setting.step * steps, f"select.steps={steps}")
-        measurer = self._measurer(recipe)
-        for number, choice in enumerate(choices(self.base, recipe, measurer, self.progress), 1):
+        changed = _changed(self.loaded, setting, setting.step * steps, f"select.steps={steps}")
+        measurer = self._measurer(changed, changed.recipe)
+        made = choices(self.base, changed.recipe, measurer, self.progress)
+        for number, choice in enumerate(made, 1):
             yield setting.step * number, choice
 
-    def _measurer(self, recipe: Recipe) -> Measurer:
-        return Measurer(self.base, recipe, self.texts.sequences, self.cache, self.progress)
+    def _measurer(self, changed: LoadedRecipe, recipe: Recipe) -> Measurer:
+        texts, own = self.texts, self.loaded.recipe
+        if (recipe.corpora, recipe.scoring) != (own.corpora, own.scoring):  # other tokens to score
+            texts = prepare(self.base, changed, self.cache, self.progress)
+        return Measurer(self.base, recipe, texts.sequences, self.cache, self.progress)
 
 
-def _recipe(loaded: LoadedRecipe, setting: Setting, fraction: float, *more: str) -> Recipe:
+def _changed(loaded: LoadedRecipe, setting: Setting, fraction: float, *more: str) -> LoadedRecipe:
     overrides = (*loaded.overrides, *setting.overrides, f"{setting.key}={fraction:g}", *more)
-    return load_recipe(str(loaded.path), overrides).recipe
+    return load_recipe(str(loaded.path), overrides)
+
+
+def _split(recipe: Recipe) -> tuple[Any, ...]:
+    """What decides which text is scored and which is held out."""
+    corpora = [
+        (side, corpus.model_dump(exclude={"weight", "protect"})) for side, corpus in recipe.corpora
+    ]
+    return corpora, recipe.scoring.held_out_fraction, recipe.seed
 
 
 def _widest(recipe: Recipe) -> Recipe:
