@@ -110,9 +110,11 @@ def test_scaled() -> None:
 
 def test_a_curve_is_on_card_and_report(unlearn: Unlearn, learned_recipe: Path) -> None:
     manifest = manifest_of(
-        unlearn, learned_recipe, "curve={fractions: [0.25, 0.5]}", "select.ffn.fraction=0.25"
+        unlearn, learned_recipe, "curve={fractions: [0.25, 0.26, 0.5]}", "select.ffn.fraction=0.25"
     )
     curve = manifest["curve"]
+    widths = [point["removed"] for point in curve["settings"]["recipe"]]
+    assert len(widths) == len({*widths}) == 2  # a quarter and a little more are one width
     assert {*curve["settings"]} == {"recipe", "random"}
     assert curve["chosen"] == curve["settings"]["recipe"][0]  # the released cut is one of them
     card = Path("out/tiny/README.md").read_text()

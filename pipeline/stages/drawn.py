@@ -38,11 +38,15 @@ def drawn_curve(
     return {
         "texts": dict(judge.sides),
         "tokens": wanted.tokens,
-        "settings": {
-            name: [_as_dict(point, judges) for point in own] for name, own in points.items()
-        },
+        "settings": {name: _as_dicts(own, judges) for name, own in points.items()},
         "chosen": _as_dict(judge.point(0.0, choice), judges),
     }
+
+
+def _as_dicts(points: list[Point], judges: Judges) -> list[dict[str, float]]:
+    """The points, of fractions that come to the same width one."""
+    widths = {point.removed: point for point in points}
+    return [_as_dict(point, judges) for point in widths.values()]
 
 
 def _as_dict(point: Point, judges: Judges) -> dict[str, float]:
