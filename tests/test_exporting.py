@@ -116,6 +116,21 @@ def test_tokens_that_take_the_spaces_beside_them(
     assert (said, result.code) == (not same, 0 if same else 1), result.out
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_added_tokens_that_are_sought_after_a_space(
+    unlearn: Unlearn, tmp_path: Path, normalized: bool
+) -> None:
+    folder = sentencepiece_model(tmp_path / "m", AutoTokenizer)
+    prepended = {"type": "Sequence", "normalizers": PREPEND}
+    change_tokenizer(folder, pre_tokenizer=None, normalizer=prepended)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens([AddedToken("<own>", normalized=normalized)])
+    tokenizer.save_pretrained(folder)
+    result = unlearn("export", "m", "--type", "F32", "--compare", "--quiet")
+    said = "finds <own> after a space only" in " ".join(result.out.split())
+    assert (said, result.code) == (normalized, int(normalized)), result.out
+
+
 def test_a_name_by_which_llama_cpp_expects_tokens(unlearn: Unlearn, tmp_path: Path) -> None:
     make_model(tmp_path / "my-phi3")
     result = unlearn("export", "my-phi3", "--type", "F32", "--compare", "--quiet")

@@ -226,11 +226,15 @@ def sentencepiece_model(folder: Path, kind: Any = LlamaTokenizer, **settings: An
         old.unlink()
     text = folder.with_suffix(".txt")
     text.write_text("\n".join(sentences(200)))
-    wanted = {"vocab_size": 380, "model_type": "bpe", "normalization_rule_name": "identity"}
+    wanted = {
+        "vocab_size": 380,
+        "model_type": "bpe",
+        "normalization_rule_name": "identity",
+        "byte_fallback": True,
+    }
     sentencepiece.SentencePieceTrainer.train(
         input=str(text),
         model_prefix=str(folder / "tokenizer"),
-        byte_fallback=True,
         hard_vocab_limit=False,
         minloglevel=2,
         **(wanted | settings),
@@ -366,6 +370,7 @@ def test_what_a_byte_pair_tokenizer_does_besides(
         (AutoTokenizer, {"model_type": "unigram"}, "SentencePiece model that is no byte-pair"),
         (LlamaTokenizer, {"model_type": "unigram"}, "SentencePiece model that is no byte-pair"),
         (AutoTokenizer, {"normalization_rule_name": "nmt_nfkc"}, r"something \(Precompiled\)"),
+        (LlamaTokenizer, {"byte_fallback": False}, "no pieces for bytes"),
     ],
 )
 def test_what_llama_cpp_does_not_do_with_sentencepiece(
@@ -400,9 +405,12 @@ def test_tokens_put_around_a_text_by_sentencepiece(
 
 
 @pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("named", [None, "lfm2", "dbrx"])
 @pytest.mark.parametrize("pre", ["llama-bpe", "gpt-2"])
-def test_words_that_merges_do_not_make(tmp_path: Path, pre: str, whole: bool) -> None:
-    """Llama 3's tokenizer takes them whole if they are tokens, GPT-2's never."""
+def test_words_that_merges_do_not_make(
+    tmp_path: Path, pre: str, named: str | None, whole: bool
+) -> None:
+    """Llama 3's tokenizer and LFM2's take them whole if they are tokens, GPT-2's and DBRX's not."""
     folder = make_model(tmp_path / "m", vocab_size=420)
     content = read_json(folder / "tokenizer.json")
     model = content["model"] | {"ignore_merges": whole}
@@ -410,14 +418,56 @@ def test_words_that_merges_do_not_make(tmp_path: Path, pre: str, whole: bool) ->
     change_tokenizer(
         folder, model=model, pre_tokenizer={"type": "Sequence", "pretokenizers": steps}
     )
-    assert same_tokens_in_llama_cpp(folder, ["the cat sat"])  # merges make all of these
+    assert same_tokens_in_llama_cpp(folder, ["the cat sat"], named)  # merges make all of these
     model["vocab"]["zyxw"] = len(model["vocab"])
     change_tokenizer(folder, model=model)
-    if whole == (pre == "llama-bpe"):
-        assert same_tokens_in_llama_cpp(folder, ["zyxw", "the cat sat"])
+    if whole == ((named or pre) in ("llama-bpe", "lfm2")):
+        assert same_tokens_in_llama_cpp(folder, ["zyxw", "the cat sat"], named)
     else:
         with pytest.raises(InputError, match=r"words whole that merges do not make \('zyxw'"):
-            write(base_of(folder), tmp_path / "n.gguf")
+            write(base_of(folder), tmp_path / "n.gguf", pre=named)
+
+
+def test_bytes_without_a_token(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "m")
+    vocabulary = read_json(folder / "tokenizer.json")["model"]["vocab"]
+    change_tokenizer(folder, model={"vocab": {k: v for k, v in vocabulary.items() if k != "ÿ"}})
+    with pytest.raises(InputError, match="no token for 1 of the 256 bytes"):
+        write(base_of(folder), tmp_path / "m.gguf")
+
+
+def test_a_letter_that_was_added(tmp_path: Path) -> None:
+    """Whether a space is put first is not asked of a text that is one added token."""
+    folder = sentencepiece_model(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["a"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    assert same_tokens_in_llama_cpp(folder, ["the dog", "the"])
+
+
+@pytest.mark.parametrize("kind", ["byte pairs", "sentencepiece"])
+def test_the_token_that_ends_a_text(tmp_path: Path, kind: str) -> None:
+    """Another that is put after a text does not take its place; without one llama.cpp guesses."""
+    folder = tmp_path / "m"
+    sentencepiece_model(folder) if kind == "sentencepiece" else make_model(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    other = tokenizer.convert_ids_to_tokens(5)
+    if kind == "byte pairs":
+        put_around(folder, before=False, after=True)
+    path = folder / "tokenizer_config.json"
+    write_json(path, read_json(path) | {"eos_token": other})
+    base = base_of(folder)
+    write(base, tmp_path / "m.gguf")
+    fields = GGUFReader(tmp_path / "m.gguf").fields
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == base.tokenizer.eos_token_id
+    assert not fields["tokenizer.ggml.add_eos_token"].contents()
+    base.tokenizer.eos_token = None
+    change_tokenizer(folder, post_processor=None)
+    config = folder / "config.json"
+    write_json(config, {k: v for k, v in read_json(config).items() if k != "eos_token_id"})
+    write_json(path, {k: v for k, v in read_json(path).items() if k != "eos_token"})
+    with pytest.raises(InputError, match="no token that ends a text"):
+        write(base, tmp_path / "n.gguf")
 
 
 def test_a_tokenizer_that_was_changed_beside_its_sentencepiece_model(tmp_path: Path) -> None:
@@ -436,9 +486,15 @@ def test_a_tokenizer_that_was_changed_beside_its_sentencepiece_model(tmp_path: P
 
 def test_steps_before_sentencepiece_that_llama_cpp_does_not_know(tmp_path: Path) -> None:
     folder = sentencepiece_model(tmp_path / "m")
-    change_tokenizer(folder, pre_tokenizer={"type": "Digits", "individual_digits": True})
-    with pytest.raises(InputError, match=r"pre_tokenizer of its tokenizer does .* \(Digits\)"):
-        write(base_of(folder), tmp_path / "m.gguf")
+    split = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "first", "split": True}
+    for step, message in (
+        ({"type": "Digits", "individual_digits": True}, r"pre_tokenizer .* does .* \(Digits\)"),
+        (split, r"pre_tokenizer of its tokenizer does something \(Metaspace\)"),
+        (None, "leaves spaces as they are"),
+    ):
+        change_tokenizer(folder, pre_tokenizer=step, normalizer=None)
+        with pytest.raises(InputError, match=message):
+            write(base_of(folder), tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 from gguf import GGUFWriter, SpecialVocab, TokenType
 
+from pipeline.errors import InputError
 from pipeline.export.gguf.tokenizer_checks import Piece, check_byte_pairs, pieces_of, rules_of
 
 SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
@@ -53,11 +55,17 @@ def add_tokenizer(
     for kind in SPECIAL:
         if (number := getattr(tokenizer, f"{kind}_token_id", None)) is not None:
             special.special_token_ids[kind] = number
+    if (end := special.special_token_ids.get("eos")) is None:
+        raise InputError(
+            "its tokenizer has no token that ends a text, and llama.cpp would take another for it",
+            where=str(folder),
+            remedy="set its eos_token",
+        )
     before, after = _put_around(tokenizer)
-    special.add_special_token = {"bos": bool(before), "eos": bool(after)}
-    special.special_token_ids |= {
-        kind: numbers[0] for kind, numbers in (("bos", before), ("eos", after)) if numbers
-    }
+    # At the end llama.cpp can put the token that ends what it writes, and no other.
+    special.add_special_token = {"bos": bool(before), "eos": after[:1] == [end]}
+    if before:
+        special.special_token_ids["bos"] = before[0]
     special.add_to_gguf(writer, quiet=True)
 
 
@@ -79,11 +87,17 @@ def tokenizer_notes(tokenizer: Any, name: str) -> list[str]:
         notes.append(SPACE_BETWEEN)
     if space_before(tokenizer):
         notes.append(SPACE_BEFORE)
-    before, after = map(tokenizer.convert_ids_to_tokens, _put_around(tokenizer))
-    if len(before) > 1 or len(after) > 1:
+    before, after = _put_around(tokenizer)
+    if len(before) > 1 or after not in ([], [tokenizer.eos_token_id]):
+        around = " ".join(tokenizer.convert_ids_to_tokens([*before, *after]))
         notes.append(
-            f"this tokenizer puts {' '.join(before + after)} around each text, of which a GGUF "
-            "file can say one token before and one after: put the others into the prompt"
+            f"this tokenizer puts {around} around each text, of which a GGUF file can say one "
+            "token before and the ending one after: put the others into the prompt"
+        )
+    if moved := _sought_elsewhere(tokenizer):
+        notes.append(
+            f"this tokenizer finds {', '.join(moved[:3])} after a space only (added with "
+            f"normalized=True; such tokens: {len(moved)}), llama.cpp everywhere"
         )
     taking = bool(TAKING_SPACE.search(name))
     differing = [
@@ -103,15 +117,37 @@ def tokenizer_notes(tokenizer: Any, name: str) -> list[str]:
 
 def space_between(tokenizer: Any) -> bool:
     """Whether llama.cpp puts a space between a control token and a text where this one does not."""
-    control = next((each for each in tokenizer.added_tokens_decoder.values() if each.special), "")
-    alone, after = (_tokens(tokenizer, text) for text in ("a", f"{control}a"))
-    return bool(control) and alone[0].startswith("▁") and not after[1].startswith("▁")
+    controls = [token for token in tokenizer.added_tokens_decoder.values() if token.special]
+    if not controls or not _puts_space(tokenizer):
+        return False
+    _, *after = _tokens(tokenizer, f"{controls[0]}{_letter(tokenizer)}")
+    return not after[0].startswith("▁")
 
 
 def space_before(tokenizer: Any) -> bool:
     """Whether llama.cpp puts a space before one that is there, where this tokenizer does not."""
-    alone, spaced = (_tokens(tokenizer, text) for text in ("a", " a"))
-    return alone[0].startswith("▁") and alone == spaced
+    letter = _letter(tokenizer)
+    same = _tokens(tokenizer, letter) == _tokens(tokenizer, f" {letter}")
+    return _puts_space(tokenizer) and same
+
+
+def _puts_space(tokenizer: Any) -> bool:
+    return any(token.startswith("▁") for token in _tokens(tokenizer, _letter(tokenizer))[:1])
+
+
+def _letter(tokenizer: Any) -> str:
+    """A text of which nothing is special: some tokenizers have a letter as an added token."""
+    added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
+    return next((letter for letter in ascii_lowercase if letter not in added), "a")
+
+
+def _sought_elsewhere(tokenizer: Any) -> list[str]:
+    """Added tokens that are sought in the normalised text, where normalising puts a space first."""
+    normaliser = tokenizer.backend_tokenizer.normalizer
+    if normaliser is None:
+        return []
+    added = [token for token in tokenizer.added_tokens_decoder.values() if token.normalized]
+    return [str(token) for token in added if normaliser.normalize_str(str(token)) != str(token)]
 
 
 def _tokens(tokenizer: Any, text: str) -> list[str]:
@@ -122,9 +158,9 @@ def _tokens(tokenizer: Any, text: str) -> list[str]:
 
 def _put_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     """The tokens that are put before and after a text."""
+    letter = _letter(tokenizer)
     whole, alone = (
-        tokenizer("a")["input_ids"],
-        tokenizer("a", add_special_tokens=False)["input_ids"],
+        tokenizer(letter, add_special_tokens=special)["input_ids"] for special in (True, False)
     )
     start = next(n for n in range(len(whole)) if whole[n : n + len(alone)] == alone)
     return whole[:start], whole[start + len(alone) :]
@@ -157,7 +193,7 @@ def _add_sentencepiece(
             rows[added["id"]] = added["content"].encode(), ADDED_SCORE, kind
         elif stored == TokenType.NORMAL:
             rows[added["id"]] = text, score, kind
-    writer.add_add_space_prefix(_tokens(tokenizer, "a")[0].startswith("▁"))
+    writer.add_add_space_prefix(_puts_space(tokenizer))
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([text for text, _, _ in rows])

@@ -10,6 +10,7 @@ from typing import Any
 from gguf import TokenType
 from gguf.vocab import SentencePieceVocab
 from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.errors import InputError
 from pipeline.sources.explained import explained
@@ -40,8 +41,11 @@ PRE_TOKENIZERS: dict[str, list[dict[str, Any]]] = {
     "llama-bpe": [_split(LLAMA3), PLAIN_BYTES],
     "qwen2": [_split(LLAMA3.replace("{1,3}", "")), PLAIN_BYTES],
 }
-# Of these, the one with which llama.cpp takes a word that is a token without looking at merges.
-WHOLE_WORDS = ("llama-bpe",)
+# Names with which llama.cpp takes a word that is a token without looking at merges.
+WHOLE_WORDS = (
+    *("llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2"),
+    *("tekken", "youtu"),
+)
 PARTS = {"normalizer": "normalizers", "pre_tokenizer": "pretokenizers"}  # of a sequence
 # llama.cpp normalises nothing. NFC is let pass, as its own converter does with all of them: what
 # has been typed or read from a file is nearly always composed already.
@@ -53,7 +57,7 @@ SPACES = (
     {"type": "Replace", "pattern": {"String": " "}, "content": "▁"},
 )
 SPACES_APART = (
-    {"type": "Metaspace", "replacement": "▁"},
+    {"type": "Metaspace", "replacement": "▁", "split": False},
     {"type": "Split", "pattern": {"String": " "}},  # of which the normaliser has left none
 )
 Piece = tuple[bytes, float, TokenType]
@@ -101,10 +105,15 @@ def check_byte_pairs(content: dict[str, Any], size: int, pre: str | None, folder
             where=str(folder / TOKENIZER),
             remedy="if the model reads texts without it as well, set add_prefix_space to false",
         )
+    if lacking := set(ByteLevel.alphabet()) - content["model"]["vocab"].keys():
+        raise InputError(
+            f"its tokenizer has no token for {len(lacking)} of the 256 bytes, which llama.cpp "
+            "leaves out otherwise than transformers",
+            where=str(folder / TOKENIZER),
+        )
     _check_rows([*content["model"]["vocab"].values()], content, size, folder)
     name = pre or _recognised(content, folder)
-    if name in PRE_TOKENIZERS:
-        _check_whole_words(content, name, folder)
+    _check_whole_words(content, name, folder)
     return name
 
 
@@ -136,8 +145,20 @@ def pieces_of(content: dict[str, Any], size: int, folder: Path) -> list[Piece]:
             "would cut texts otherwise",
             where=str(folder / SENTENCEPIECE),
         )
+    if sum(kind == TokenType.BYTE for _, _, kind in pieces) < 256:
+        raise InputError(
+            "its SentencePiece model has no pieces for bytes (byte_fallback), without which "
+            "llama.cpp cannot cut every text",
+            where=str(folder / SENTENCEPIECE),
+        )
     _check_steps(content, "normalizer", SPACES, folder)
     _check_steps(content, "pre_tokenizer", SPACES_APART, folder)
+    steps = [*_steps(content.get("normalizer")), *_steps(content.get("pre_tokenizer"))]
+    if not any(step["type"] in ("Replace", "Metaspace") for step in steps):
+        raise InputError(
+            "its tokenizer leaves spaces as they are, and llama.cpp writes ▁ for each",
+            where=str(folder / TOKENIZER),
+        )
     _check_rows([len(pieces) - 1], content, size, folder)
     _check_same_pieces(content, pieces, folder)
     return pieces
