@@ -113,6 +113,7 @@ def _extras() -> Iterator[Check]:
     )
     yield _asked("signatures", _signing, "`unlearn sign`, and verifying one", "model-signing")
     yield _asked("adapters", _adapters, "`unlearn relearn --lora`", "peft")
+    yield _asked("figures", _figures, "`--png` of `unlearn report` and `unlearn curve`", "resvg-py")
     yield _asked("sandbox", _sandbox, "tasks that run code that a model wrote (pass@k)")
 
 
@@ -145,6 +146,12 @@ def _adapters() -> None:
     from pipeline.evaluation.adapters import check_adapters
 
     check_adapters()
+
+
+def _figures() -> None:
+    from pipeline.release.report.png import check_png
+
+    check_png()
 
 
 def _sandbox() -> None:

@@ -147,14 +147,15 @@ def relearn(
         )
     with progress.stage("A random cut of the same shape"):
         random = _random_cut(release, texts, cache, progress)
-    models = {}
+    models: dict[str, Learned] = {}
     folders = {BASE: base.model.path, PRUNED: release.folder, RANDOM: random, **others}
     for name, folder in folders.items():
         with progress.stage(f"Relearning: {name}"):
             models[name] = learner.learned(folder, digest_of_weights(folder, str(folder)))
+        if name == BASE:  # the first; a text that it cannot judge ends it before the others learn
+            judges = judges_by(learner.sides, models[BASE].hits[0], base.model.name)
     if models[PRUNED].parameters != models[RANDOM].parameters:
         progress.say("The random cut is of another size: your recipe is not what made the release")
-    judges = judges_by(learner.sides, models[BASE].hits[0], base.model.name)
     return Relearning(str(release.folder), manner, rows_NT.numel(), judges, models)
 
 

@@ -17,12 +17,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import pytest
 import torch
 from command import Result, Unlearn
+from hub_address import point_hub_at
 from hypothesis import settings
 from released import Release
 from tiny_models import base_of, load, make_model
 from tiny_recipe import CODE, PROSE, write_recipe
 from torch import Tensor
 from torch.nn import functional
+from writable_hub import TOKEN, WritableHub
 
 from pipeline import cli
 from pipeline.cache import Cache
@@ -181,6 +183,19 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimiser.step()
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def writable_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
+    """A Hub on this machine on which a token may write to some organisations."""
+    server = WritableHub()
+    server.tokens[TOKEN] = {"name": "me", "orgs": ["org", "elsewhere"], "role": "write"}
+    server.organisations = {"org", "elsewhere", "theirs"}
+    point_hub_at(server.url, monkeypatch, tmp_path / "hub-cache")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
+    yield server
+    server.stop()
 
 
 @pytest.fixture

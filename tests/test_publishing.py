@@ -6,16 +6,15 @@ import json
 import os
 import pty
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command import Result, Unlearn
-from hub_address import point_hub_at
 from released import Release, edit, flip_bit, renew_manifest
 from transformers import AutoModelForCausalLM
-from writable_hub import Fault, WritableHub
+from writable_hub import TOKEN, Fault, WritableHub
 
 from pipeline.cache import digest_of_file, read_json
 from pipeline.export.manifest import NAME as MANIFEST
@@ -24,21 +23,13 @@ from pipeline.release.card import card_text
 Make = Callable[..., Release]
 PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
 FAILING = [{"task": "next_token_code", "metric": "loss", "drops_at_least": 9.0}]
-TOKEN = "hf_averysecrettoken"
 UP = "model.layers.1.mlp.up_proj.weight"
 WEIGHTS = "model.safetensors"
 
 
 @pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WritableHub]:
-    server = WritableHub()
-    server.tokens[TOKEN] = {"name": "me", "orgs": ["org"], "role": "write"}
-    server.organisations = {"org", "theirs"}
-    point_hub_at(server.url, monkeypatch, tmp_path / "hub-cache")
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _seconds: None)
-    yield server
-    server.stop()
+def hub(writable_hub: WritableHub) -> WritableHub:
+    return writable_hub
 
 
 def publish(made: Release, *arguments: str | Path, to: str = "org/no-x") -> Result:

@@ -28,6 +28,8 @@ SMALL = (
     "evaluate.tasks.unlearn_humaneval_bpb.limit=8",
     "evaluate.tasks.unlearn_basic_skills_logical_reasoning.limit=8",
     "evaluate.next_token_tokens=1500",
+    "curve.fractions=[0.1]",
+    "curve.tokens=300",
 )
 
 

@@ -24,6 +24,7 @@ from sources.loopback_hub import answer
 LARGE = {".safetensors", ".png", ".sig"}
 RELATIONS = ("adapter", "merge", "quantized", "finetune")
 GITATTRIBUTES = b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n"
+TOKEN = "hf_averysecrettoken"
 
 
 @dataclass

@@ -22,9 +22,25 @@ class RemovedUnits(NamedTuple):
 
 def named_base(origin: dict[str, Any]) -> str:
     """The base as `--base` takes it."""
+    if "package" in origin:
+        return f"package:{origin['package']}/{origin['file']}"
     if "repository" not in origin:
         return "path/of/the/base"
     return "@".join(origin[key] for key in ("repository", "commit") if key in origin)
+
+
+def told_base(base: dict[str, Any]) -> str:
+    """Where exactly the base's weights come from, in words."""
+    origin = base["origin"]
+    if "package" in origin:
+        where = f"{origin['file']} of the Python package {origin['package']} {origin['version']}"
+    elif "repository" in origin:
+        where = named_base(origin)
+    else:
+        where = "a folder of the machine that made this release"
+    if origin.get("kind") == "gguf":
+        where += ", a GGUF file whose weights were dequantised to bfloat16"
+    return f"{base['name']}: {where}"
 
 
 def removed_units(units: dict[str, Any]) -> list[RemovedUnits]:

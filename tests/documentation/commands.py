@@ -17,7 +17,6 @@ BLOCK = re.compile(r"^```(sh|python)\n(.*?)^```", flags=re.DOTALL | re.MULTILINE
 # Programs that are not ours, and are not run: what they do is not for us to test.
 OTHER_PROGRAMS = {".", ".ci/run", "cd", "git", "hf", "openssl", "pip", "vllm"}
 
-HUB = "writes to the Hub: tests/test_publishing.py does it with a server on this machine"
 FROM_HUB = "reads from the Hub: tests/sources/test_hub.py does it with a server on this machine"
 DIGEST = "wants the digest that the command before it printed: tests/test_validate.py takes it"
 SIGSTORE = "Sigstore needs a network and a login"
@@ -31,12 +30,6 @@ ITSELF = "would run this test in itself, or set up what runs it"
 # recipe that they name is read with what they set.
 NOT_RUN = {
     "unlearn relearn out/no-code --also npo=models/npo --also rmu=models/rmu --steps 200": TRAINS,
-    "unlearn publish out/no-code --to org/no-code": HUB,
-    "unlearn publish out/no-code --to org/no-code --dry-run": HUB,
-    "unlearn publish out/no-code --to org/no-code --tag v1 --message 'First release' --yes": HUB,
-    "unlearn publish out/no-code --to org/no-code --extra curve.png --extra notes.md": HUB,
-    "unlearn publish org/no-code@9f3c2e1 --base org/base@0a1b2c3 --to elsewhere/no-code": HUB,
-    "unlearn publish out/no-code --to org/no-code --yes": HUB,
     "unlearn check my-recipe --set 'model.source={hub: org/model, revision: 0a1b2c3}'": FROM_HUB,
     "unlearn validate out/no-code --base-results base.json --base-results-sha256 '$DIGEST'": DIGEST,
     "unlearn verify org/model@9f3c2e1 --identity you@example.org "

@@ -62,7 +62,7 @@ def manifest(**fields: Any) -> dict[str, Any]:
         "pruned": {"parameters": 900, "bytes": 1_500_000},
         "units": {"ffn": {"kept": 6, "total": 8}, "kv_heads": {"kept": 4, "total": 4}},
         "tensors": {"sliced": [], "compensated": []},
-        "environment": {"lm_eval": "1"},
+        "environment": {"lm_eval": "1", "unlearn-pipeline": "1"},
         "recipe": {"evaluate": {"dtype": "float32"}, "compensate": {"publish_maps": True}},
         "evaluation": evaluation(),
         "prompts": [],
