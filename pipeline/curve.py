@@ -122,7 +122,7 @@ def draw(
         judge = Judge(base, loaded.recipe, texts.held_out, tokens, cache, progress)
         with progress.stage("Base"):
             judges = judge.judges()
-        cuts = Cuts(loaded, base, texts, fractions, cache, progress)
+        cuts = Cuts(loaded, base, texts, settings, fractions, cache, progress)
         points = {setting.name: cuts.points(setting, judge, judges) for setting in settings}
     found = {name: figures(judges, [point.hits for point in own]) for name, own in points.items()}
     return Curves(loaded.recipe.name, judges, points, found)

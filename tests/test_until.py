@@ -108,11 +108,15 @@ def test_scaled() -> None:
     assert half.attention.fraction == pytest.approx(recipe.select.attention.fraction / 2)
 
 
-def test_a_curve_is_on_card_and_report(unlearn: Unlearn, learned_recipe: Path) -> None:
+def test_a_curve_is_on_card_and_report(
+    unlearn: Unlearn, learned_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("UNLEARN_CACHE", str(tmp_path / "cache"))
     manifest = manifest_of(
         unlearn, learned_recipe, "curve={fractions: [0.25, 0.26, 0.5]}", "select.ffn.fraction=0.25"
     )
     curve = manifest["curve"]
+    assert len([*(tmp_path / "cache/scoring").iterdir()]) == 2  # of both sides: the run's own
     widths = [point["removed"] for point in curve["settings"]["recipe"]]
     assert len(widths) == len({*widths}) == 2  # a quarter and a little more are one width
     assert {*curve["settings"]} == {"recipe", "random"}

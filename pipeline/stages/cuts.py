@@ -46,6 +46,7 @@ class Cuts:
         loaded: the recipe that settings change.
         base: the base model.
         texts: the recipe's.
+        settings: all that are drawn: those which select at once share a scoring.
         fractions: those of settings that select at once.
         cache: keeps scoring.
         progress: where to report.
@@ -54,6 +55,7 @@ class Cuts:
     loaded: LoadedRecipe
     base: Base
     texts: Texts
+    settings: Sequence[Setting]
     fractions: Sequence[float]
     cache: Cache
     progress: Progress
@@ -75,7 +77,7 @@ class Cuts:
         """Yield the fractions of a setting with their cuts."""
         if setting.step is None:
             changed = _changed(self.loaded, setting, 0.1)
-            measurer = self._measurer(changed, _widest(changed.recipe))
+            measurer = self._measurer(changed, self._widest(changed.recipe))
             for fraction in self.fractions:
                 recipe = _changed(self.loaded, setting, fraction).recipe
                 yield fraction, choose(self.base, recipe, measurer, self.progress)
@@ -86,6 +88,26 @@ class Cuts:
         made = choices(self.base, changed.recipe, measurer, self.progress)
         for number, choice in enumerate(made, 1):
             yield setting.step * number, choice
+
+    def _widest(self, recipe: Recipe) -> Recipe:
+        """The recipe with a scoring that serves all which select at once and score alike."""
+        at_once = [each for each in self.settings if each.step is None]
+        recipes = [recipe, *(_changed(self.loaded, each, 0.1).recipe for each in at_once)]
+        select, compensate = recipe.select, recipe.compensate
+        ffn = max(each.select.ffn.fraction for each in recipes)
+        attention = max(each.select.attention.fraction for each in recipes)
+        enabled = any(each.compensate.enabled for each in recipes)
+        return recipe.model_copy(
+            update={
+                "select": select.model_copy(
+                    update={
+                        "ffn": select.ffn.model_copy(update={"fraction": ffn}),
+                        "attention": select.attention.model_copy(update={"fraction": attention}),
+                    }
+                ),
+                "compensate": compensate.model_copy(update={"enabled": enabled}),
+            }
+        )
 
     def _measurer(self, changed: LoadedRecipe, recipe: Recipe) -> Measurer:
         texts, own = self.texts, self.loaded.recipe
@@ -105,17 +127,3 @@ def _split(recipe: Recipe) -> tuple[Any, ...]:
         (side, corpus.model_dump(exclude={"weight", "protect"})) for side, corpus in recipe.corpora
     ]
     return corpora, recipe.scoring.held_out_fraction, recipe.seed
-
-
-def _widest(recipe: Recipe) -> Recipe:
-    """The recipe with a scoring that serves all which select at once and score alike."""
-    select, compensate = recipe.select, recipe.compensate
-    ffn, attention = (
-        part.model_copy(update={"fraction": 0.1}) for part in (select.ffn, select.attention)
-    )
-    return recipe.model_copy(
-        update={
-            "select": select.model_copy(update={"ffn": ffn, "attention": attention}),
-            "compensate": compensate.model_copy(update={"enabled": True}),
-        }
-    )

@@ -33,8 +33,9 @@ def drawn_curve(
     assert wanted is not None
     judge = Judge(base, loaded.recipe, texts.held_out, wanted.tokens, cache, progress)
     judges = judge.judges()
-    cuts = Cuts(loaded, base, texts, wanted.fractions, cache, progress)
-    points = {name: cuts.points(SETTINGS[name], judge, judges) for name in wanted.settings}
+    settings = [SETTINGS[name] for name in wanted.settings]
+    cuts = Cuts(loaded, base, texts, settings, wanted.fractions, cache, progress)
+    points = {setting.name: cuts.points(setting, judge, judges) for setting in settings}
     return {
         "texts": dict(judge.sides),
         "tokens": wanted.tokens,
