@@ -84,7 +84,8 @@ def chat(
     ],
     pruned: Annotated[str | None, typer.Argument(hidden=True)] = None,
     prompt: Annotated[
-        str | None, typer.Option(help="Answer this and end; else prompts are asked for.")
+        list[str] | None,
+        typer.Option(help="Answer this and end; repeatable; else prompts are asked for."),
     ] = None,
     base: BaseOption = None,
     recipe: OwnRecipeOption = None,
@@ -118,8 +119,10 @@ def chat(
         cache=Cache(cache_dir),
         progress=progress,
     )
-    if prompt is not None:
-        _answer(conversation, prompt, json_)
+    if prompt:
+        for each in prompt:
+            _answer(conversation, each, json_)
+            conversation.reset()
         return EXIT_PASS
     if not conversation.with_template:
         progress.say("Each prompt is a text that both go on with; nothing is remembered")

@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.cache import Cache, read_json
 from pipeline.export.manifest import NAME
+from pipeline.exporting import export_gguf
 from pipeline.progress import Progress
 from pipeline.recipe_file import load_recipe
 from pipeline.run import Outcome, Run
@@ -24,7 +25,6 @@ SMALL = (
     "scoring.forget_tokens=6000",
     "scoring.retain_tokens=10000",
     "evaluate.limit=24",
-    "evaluate.tasks.unlearn_hellaswag.limit=8",
     "evaluate.tasks.unlearn_humaneval_bpb.limit=8",
     "evaluate.tasks.unlearn_basic_skills_logical_reasoning.limit=8",
     "evaluate.next_token_tokens=1500",
@@ -91,6 +91,13 @@ def test_checkpoint_loads_in_a_fresh_process_without_remote_code(released: Outco
     assert name == "LlamaForCausalLM"
     assert width == 1440
     assert "Paris" in text
+
+
+def test_llama_cpp_reads_what_the_checkpoint_reads(released: Outcome, place: Path) -> None:
+    path = place / "released.gguf"
+    found = export_gguf(str(released.folder), "F32", path, None, True, Progress("plain"))
+    assert found["agrees"] and found["llama_cpp"]["same_tokens"] == found["llama_cpp"]["tokens"]
+    assert ["no token for 8 bytes" in note for note in found["notes"]] == [True]
 
 
 def test_second_identical_run_does_nothing(released: Outcome, place: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import Template
 
 from pipeline.release.checks.findings import printable
-from pipeline.release.facts import baselines, named_base, removed_units, told_base
+from pipeline.release.facts import baselines, curve_points, named_base, removed_units, told_base
 from pipeline.release.metadata import metadata_block
 from pipeline.release.results import metric_rows, size_rows
 from pipeline.rendering import environment
@@ -31,6 +31,7 @@ def card_text(manifest: dict[str, Any]) -> str:
         publication=manifest.get("publication") or {"even_if_failed": False, "extra": []},
         search=manifest.get("search"),
         curve=manifest.get("curve"),
+        points=curve_points(manifest.get("curve")),
         base=named_base(manifest["base"]["origin"]),
         base_told=told_base(manifest["base"]),
         metrics=metric_rows(manifest["evaluation"]),

@@ -43,6 +43,19 @@ def told_base(base: dict[str, Any]) -> str:
     return f"{base['name']}: {where}"
 
 
+def curve_points(curve: dict[str, Any] | None) -> list[tuple[str, dict[str, float]]]:
+    """The cuts of a curve by name and size, the released one among those of its recipe."""
+    if curve is None:
+        return []
+    chosen = curve["chosen"]
+    rows = [("**released**", chosen)]
+    for name, points in curve["settings"].items():
+        rows += [(name, point) for point in points if point != chosen]
+    order = ["recipe", *curve["settings"]]
+    place = {name: order.index(name) for name in order} | {"**released**": 0}
+    return sorted(rows, key=lambda row: (place[row[0]], row[1]["removed"]))
+
+
 def removed_units(units: dict[str, Any]) -> list[RemovedUnits]:
     """Kinds of which something was removed."""
     return [

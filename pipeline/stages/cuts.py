@@ -67,7 +67,10 @@ class Cuts:
             for fraction, choice in self._of(setting):
                 point = judge.point(fraction, choice)
                 forget, retain = judges.drop(point.hits)
-                self.progress.say(f"  {fraction:.1%}: forget −{forget:.1%}, retain −{retain:.1%}")
+                self.progress.say(
+                    f"  {point.removed:.1%} removed (asked for {fraction:.1%}): "
+                    f"forget −{forget:.1%}, retain −{retain:.1%}"
+                )
                 points.append(point)
                 if retain > LIMIT:
                     break

@@ -36,9 +36,11 @@ NOT_RUN = {
     "--identity-provider https://accounts.google.com": SIGSTORE,
     "unlearn verify out/no-code --base model.gguf --json": GGUF_BASE,
     "unlearn run no-code --set evaluate.limit=100000 --set evaluate.next_token_tokens=40000 "
-    "--set evaluate.tasks.unlearn_humaneval_bpb.limit=164 "
-    "--set evaluate.tasks.unlearn_hellaswag.limit=1000 "
-    "--set evaluate.tasks.unlearn_basic_skills_logical_reasoning.limit=100000": HOURS,
+    "--set 'evaluate.tasks=[{task: unlearn_basic_skills_coding, side: forget},"
+    "{task: unlearn_humaneval_bpb, side: forget, limit: 164},"
+    "{task: unlearn_hellaswag, side: retain, limit: 1000},"
+    "{task: unlearn_basic_skills_common_knowledge, side: retain},"
+    "{task: unlearn_basic_skills_logical_reasoning, side: retain}]'": HOURS,
     "unlearn run no-code --set evaluate.run_generated_code=true "
     "--set 'evaluate.tasks=[{task: unlearn_humaneval_pass, side: forget}]' "
     "--set 'gates=[]'": MODEL_PROGRAMS,
@@ -77,7 +79,7 @@ def shown_on(page: Path) -> list[Shown]:
         if language == "python":
             found.append(Shown(python=text))
             continue
-        for line in text.replace("\\\n", " ").splitlines():
+        for line in text.replace("\\\n", "").splitlines():
             words = shlex.split(line, comments=True)
             while words:
                 end = words.index("&&") if "&&" in words else len(words)

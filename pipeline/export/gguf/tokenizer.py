@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
-from string import ascii_lowercase
+from string import ascii_letters
 from typing import Any
 
 from gguf import GGUFWriter, SpecialVocab, TokenType
+from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.errors import InputError
 from pipeline.export.gguf.tokenizer_checks import Piece, check_byte_pairs, pieces_of, rules_of
@@ -99,6 +101,12 @@ def tokenizer_notes(tokenizer: Any, name: str) -> list[str]:
             f"this tokenizer finds {', '.join(moved[:3])} after a space only (added with "
             f"normalized=True; such tokens: {len(moved)}), llama.cpp everywhere"
         )
+    if lacking := _bytes_without_token(tokenizer):
+        notes.append(
+            f"this tokenizer has no token for {len(lacking)} bytes of which texts are made "
+            f"({', '.join(f'{byte:#04x}' for byte in lacking[:4])}, …): beside them llama.cpp "
+            "merges otherwise"
+        )
     taking = bool(TAKING_SPACE.search(name))
     differing = [
         str(token)
@@ -121,7 +129,7 @@ def space_between(tokenizer: Any) -> bool:
     if not controls or not _puts_space(tokenizer):
         return False
     _, *after = _tokens(tokenizer, f"{controls[0]}{_letter(tokenizer)}")
-    return not after[0].startswith("▁")
+    return not any(token.startswith("▁") for token in after[:1])
 
 
 def space_before(tokenizer: Any) -> bool:
@@ -136,9 +144,37 @@ def _puts_space(tokenizer: Any) -> bool:
 
 
 def _letter(tokenizer: Any) -> str:
-    """A text of which nothing is special: some tokenizers have a letter as an added token."""
+    """A text of which nothing is special: some tokenizers have a letter as an added token.
+
+    Others have letters without a token at all.
+    """
     added = {str(token) for token in tokenizer.added_tokens_decoder.values()}
-    return next((letter for letter in ascii_lowercase if letter not in added), "a")
+    letters = (letter for letter in ascii_letters if letter not in added)
+    return next((letter for letter in letters if _tokens(tokenizer, letter)), "a")
+
+
+def _bytes_without_token(tokenizer: Any) -> list[int]:
+    """Bytes of UTF-8 that a byte-pair tokenizer leaves out; none of a tokenizer of pieces."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    if model.get("byte_fallback") or model["type"] != "BPE":
+        return []
+    splitter = ByteLevel(add_prefix_space=False, use_regex=False)
+    lacking = []
+    for code in _one_of_each_byte():
+        (written, _), *_ = splitter.pre_tokenize_str(code)
+        lacking += [
+            byte
+            for byte, letter in zip(code.encode(), written, strict=True)
+            if letter not in model["vocab"]
+        ]
+    return sorted({*lacking})
+
+
+def _one_of_each_byte() -> list[str]:
+    """Characters whose UTF-8 holds every byte that UTF-8 can."""
+    short, surrogates = range(0x800), range(0xD800, 0xE000)
+    firsts = (*range(0x800, 0x10000, 0xFFF), *range(0x10000, 0x110000, 0xFFFF))
+    return [chr(code) for code in (*short, *firsts) if code not in surrogates]
 
 
 def _sought_elsewhere(tokenizer: Any) -> list[str]:

@@ -10,7 +10,6 @@ from typing import Any
 from gguf import TokenType
 from gguf.vocab import SentencePieceVocab
 from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.errors import InputError
 from pipeline.sources.explained import explained
@@ -104,12 +103,6 @@ def check_byte_pairs(content: dict[str, Any], size: int, pre: str | None, folder
             "pairs",
             where=str(folder / TOKENIZER),
             remedy="if the model reads texts without it as well, set add_prefix_space to false",
-        )
-    if lacking := set(ByteLevel.alphabet()) - content["model"]["vocab"].keys():
-        raise InputError(
-            f"its tokenizer has no token for {len(lacking)} of the 256 bytes, which llama.cpp "
-            "leaves out otherwise than transformers",
-            where=str(folder / TOKENIZER),
         )
     _check_rows([*content["model"]["vocab"].values()], content, size, folder)
     name = pre or _recognised(content, folder)

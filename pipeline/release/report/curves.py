@@ -55,7 +55,7 @@ def curves_figure(lines: Mapping[str, Sequence[Place]], chosen: Place | None = N
         NAME,
         "Forgetting against its cost",
         "Further up is more forgotten, further to the right costs more of what should be kept. On "
-        "the dashed line both lose the same share."
+        "the dotted line both lose the same share."
         + (" The ring marks what was released." if chosen else ""),
     )
     top = legend(drawing, lines)

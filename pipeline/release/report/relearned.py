@@ -22,7 +22,7 @@ def learning_figure(lines: Mapping[str, Sequence[tuple[int, float]]]) -> Drawing
         NAME,
         "Learning again what was forgotten",
         "Each line is a model that is fine-tuned on a little forget text. Further up it knows more "
-        "of the forget text that it never saw; on the dashed line as much as the base did.",
+        "of the forget text that it never saw; on the dotted line as much as the base did.",
     )
     top = legend(drawing, lines)
     places = [place for line in lines.values() for place in line]
