@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, NamedTuple
 
 KINDS = {
@@ -10,6 +11,9 @@ KINDS = {
     "kv_heads": "kv heads",
     "experts": "experts",
 }
+
+
+PLAIN = re.compile(r"[\w./@:+=-]+")
 
 
 class RemovedUnits(NamedTuple):
@@ -21,12 +25,11 @@ class RemovedUnits(NamedTuple):
 
 
 def named_base(origin: dict[str, Any]) -> str:
-    """The base as `--base` takes it."""
+    """The base as `--base` takes it, if it has a name that a command can hold."""
+    name = "@".join(origin[key] for key in ("repository", "commit") if key in origin)
     if "package" in origin:
-        return f"package:{origin['package']}/{origin['file']}"
-    if "repository" not in origin:
-        return "path/of/the/base"
-    return "@".join(origin[key] for key in ("repository", "commit") if key in origin)
+        name = f"package:{origin['package']}/{origin['file']}"
+    return name if PLAIN.fullmatch(name) else "path/of/the/base"
 
 
 def told_base(base: dict[str, Any]) -> str:

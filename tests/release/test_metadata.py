@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from pipeline.cache import plain_json, read_json, write_json
 from pipeline.release.card import card_text
+from pipeline.release.facts import named_base
 from pipeline.sources.licences import licence_of_card
 
 from .test_results import NAN, evaluation, manifest
@@ -116,6 +117,22 @@ def test_a_card_of_a_release_is_read(release: Any) -> None:
     assert {result.dataset_type for result in card.data.eval_results} == {"code", "prose"}
     for words in ("llama-cli -m", "vllm serve", "vLLM was not run", "AutoModelForCausalLM"):
         assert words in card.text
+
+
+@pytest.mark.parametrize(
+    ("origin", "name"),
+    [
+        ({"repository": "org/base", "commit": "0a1b"}, "org/base@0a1b"),
+        (
+            {"package": "some-models", "version": "1", "file": "a/b.gguf"},
+            "package:some-models/a/b.gguf",
+        ),
+        ({"path": "/home/me/base"}, "path/of/the/base"),
+        ({"repository": "org/base\n```\n# Mine"}, "path/of/the/base"),
+    ],
+)
+def test_a_base_is_named_as_a_command_takes_it(origin: dict[str, str], name: str) -> None:
+    assert named_base(origin) == name
 
 
 def test_the_commands_to_check_it_name_the_bases_commit() -> None:
