@@ -68,6 +68,16 @@ def test_both_answer_as_they_would_alone(unlearn: Unlearn, release: Make, policy
     assert found["base"]["answer"] != found["pruned"]["answer"]
 
 
+def test_several_prompts_are_answered_each_alone(unlearn: Unlearn, cut: Release) -> None:
+    prompts = [PROMPT, "seven dogs", PROMPT]
+    options = [part for prompt in prompts for part in ("--prompt", prompt)]
+    code, out, _ = unlearn("chat", cut.base, cut.folder, *options, "--json", "--quiet", *LENGTH)
+    assert code == 0
+    found = [json.loads(line) for line in out.splitlines()]
+    assert [each["prompt"] for each in found] == prompts
+    assert found[0] == found[2] != found[1]
+
+
 def test_no_code_of_a_release_is_run(unlearn: Unlearn, release: Make, tmp_path: Path) -> None:
     cut = release("llama", "select.policy=ragged")
     trap = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
