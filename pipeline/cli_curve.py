@@ -76,7 +76,7 @@ def show(curves: Curves, target: Path, files: list[str]) -> None:
         texts[side].append(name)
     title = "; ".join(f"{side}: {', '.join(names)}" for side, names in texts.items())
     table = Table(title=f"{curves.recipe}, judged on {title}")
-    for column in ("", "headline, points", "forgotten at 1 %", "at 2 %", "at 5 %", "area", "cost"):
+    for column in ("", "headline", "at 1 %", "at 2 %", "at 5 %", "area", "cost"):
         table.add_column(column, justify="right" if table.columns else "left")
     costs = curves.costs()
     for setting, found in curves.figures.items():
@@ -87,7 +87,10 @@ def show(curves: Curves, target: Path, files: list[str]) -> None:
         seconds, room = costs[setting]
         table.add_row(setting, *cells, f"{seconds:,.0f} s, {room / 1e6:,.0f} MB")
     Console().print(table)
-    typer.echo("cost: scoring, selecting and compensating one cut; sums held beside the model")
+    typer.echo(
+        "headline: points; at 1 %: forgotten where retain text has lost so much; cost: scoring, "
+        "selecting and compensating one cut, and the sums held beside the model"
+    )
     typer.echo(f"Where:   {target}  ({', '.join(files)})")
 
 
