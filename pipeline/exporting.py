@@ -105,7 +105,7 @@ def export_gguf(
         "bytes": path.stat().st_size,
         "sha256": digest_of_file(path),
         "tensors_in_f16": kept,
-        "notes": tokenizer_notes(checkpoint.tokenizer, about["general.name"]),
+        "notes": tokenizer_notes(checkpoint.tokenizer, folder, about["general.name"]),
         "llama_cpp": asdict(agreement) if agreement else None,
         "agrees": agreement.holds(weight_type) if agreement else None,
     }
@@ -169,8 +169,10 @@ def _opened_ragged(folder: Path, reference: str) -> Checkpoint:
 def _compared(path: Path, checkpoint: Checkpoint) -> Agreement:
     model, tokenizer = load_model(checkpoint.folder, "float32"), checkpoint.tokenizer
     added = [*map(str, tokenizer.added_tokens_decoder.values())]
-    spaced, between = not space_before(tokenizer), not space_between(tokenizer)
-    odd = [ODD, PROMPTS[0] + "".join(added), *[f" {PROMPTS[1]}"] * spaced]
-    for text in ["it", "\n", " "] if spaced and between else ["it"] * between:
-        odd.append(text.join(["the", *added, "end"]))
+    odd, between = [ODD, PROMPTS[0] + "".join(added)], ["it"]
+    if not space_before(tokenizer):
+        odd.append(f" {PROMPTS[1]}")
+        between += ["\n", " "]
+    if not space_between(tokenizer):
+        odd += [text.join(["the", *added, "end"]) for text in between]
     return compare_with_llama_cpp(path, model, tokenizer, PROMPTS, TOKENS, odd)

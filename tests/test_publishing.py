@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from command import Result, Unlearn
 from released import Release, edit, flip_bit, renew_manifest
+from tiny_recipe import PASSING
 from transformers import AutoModelForCausalLM
 from writable_hub import TOKEN, Fault, WritableHub
 
@@ -21,7 +22,6 @@ from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.release.card import card_text
 
 Make = Callable[..., Release]
-PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
 FAILING = [{"task": "next_token_code", "metric": "loss", "drops_at_least": 9.0}]
 UP = "model.layers.1.mlp.up_proj.weight"
 WEIGHTS = "model.safetensors"

@@ -13,7 +13,7 @@ from pipeline.recipe_file import LoadedRecipe, load_recipe
 
 PROSE = ["the", "cat", "sat", "on", "a", "mat", "while", "seven", "dogs", "ran", "home", "and"]
 CODE = ["def", "return", "print", "x", "y", "z", "(", ")", ":", "1", "2"]
-GATES = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
+PASSING = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]  # every cut does
 
 
 def write_recipe(folder: Path, model: Path, **fields: Any) -> Path:
@@ -47,7 +47,7 @@ def write_recipe(folder: Path, model: Path, **fields: Any) -> Path:
             "batch_tokens": 256,
             "prompts": ["the cat"],
         },
-        "gates": GATES,
+        "gates": PASSING,
         "statistics": {"min_documents": 5},
     }
     path = folder / "tiny.yaml"

@@ -51,12 +51,14 @@ def curve_points(curve: dict[str, Any] | None) -> list[tuple[str, dict[str, floa
     if curve is None:
         return []
     chosen = curve["chosen"]
-    rows = [("**released**", chosen)]
-    for name, points in curve["settings"].items():
-        rows += [(name, point) for point in points if point != chosen]
-    order = ["recipe", *curve["settings"]]
-    place = {name: order.index(name) for name in order} | {"**released**": 0}
-    return sorted(rows, key=lambda row: (place[row[0]], row[1]["removed"]))
+    groups = {"recipe": [], **curve["settings"]}
+    others = [point for point in groups["recipe"] if point != chosen]
+    groups["recipe"] = sorted([*others, chosen], key=lambda point: float(point["removed"]))
+    return [
+        ("**released**" if point is chosen else name, point)
+        for name, points in groups.items()
+        for point in points
+    ]
 
 
 def removed_units(units: dict[str, Any]) -> list[RemovedUnits]:

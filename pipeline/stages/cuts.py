@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pipeline.cache import Cache
@@ -92,10 +93,15 @@ class Cuts:
         for number, choice in enumerate(made, 1):
             yield setting.step * number, choice
 
+    @cached_property
+    def _at_once(self) -> list[Recipe]:
+        """The recipes of all settings that select at once."""
+        settings = [each for each in self.settings if each.step is None]
+        return [_changed(self.loaded, each, 0.1).recipe for each in settings]
+
     def _widest(self, recipe: Recipe) -> Recipe:
         """The recipe with a scoring that serves all which select at once and score alike."""
-        at_once = [each for each in self.settings if each.step is None]
-        recipes = [recipe, *(_changed(self.loaded, each, 0.1).recipe for each in at_once)]
+        recipes = [recipe, *self._at_once]
         select, compensate = recipe.select, recipe.compensate
         ffn = max(each.select.ffn.fraction for each in recipes)
         attention = max(each.select.attention.fraction for each in recipes)

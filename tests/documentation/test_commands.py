@@ -145,8 +145,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _recipe(folder: Path, name: str, model: Path) -> None:
-    gates = [{"task": "next_token_prose", "metric": "loss", "drops_at_most": 9.0}]
-    path = write_recipe(folder, model, name=name, select={"ffn": {"fraction": 0.1}}, gates=gates)
+    path = write_recipe(folder, model, name=name, select={"ffn": {"fraction": 0.1}})
     path.rename(folder / f"{name}.yaml")
 
 

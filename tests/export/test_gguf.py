@@ -441,7 +441,9 @@ def test_bytes_without_a_token(tmp_path: Path, lacking: str, said: str | None) -
     change_tokenizer(folder, model={"vocab": kept})
     base = base_of(folder)
     write(base, tmp_path / "m.gguf")
-    notes = [note for note in tokenizer_notes(base.tokenizer, "m") if "no token for" in note]
+    notes = [
+        note for note in tokenizer_notes(base.tokenizer, folder, "m") if "no token for" in note
+    ]
     assert [said in note for note in notes] == ([True] if said else [])
 
 

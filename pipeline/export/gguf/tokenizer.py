@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from string import ascii_letters
@@ -12,7 +11,13 @@ from gguf import GGUFWriter, SpecialVocab, TokenType
 from tokenizers.pre_tokenizers import ByteLevel
 
 from pipeline.errors import InputError
-from pipeline.export.gguf.tokenizer_checks import Piece, check_byte_pairs, pieces_of, rules_of
+from pipeline.export.gguf.tokenizer_checks import (
+    Piece,
+    check_byte_pairs,
+    is_byte_pairs,
+    pieces_of,
+    rules_of,
+)
 
 SPECIAL = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")
 ADDED_SCORE = -1000.0  # as llama.cpp's own converter has it
@@ -47,7 +52,7 @@ def add_tokenizer(
         InputError: llama.cpp has no such tokenizer, or its pre-tokenizer is not recognised.
     """
     content = rules_of(tokenizer, folder)
-    if content["model"]["type"] == "BPE" and not content["model"].get("byte_fallback"):
+    if is_byte_pairs(content):
         name = check_byte_pairs(content, size, pre, folder)
         _add_byte_pairs(writer, content, size, name)
     else:
@@ -77,11 +82,12 @@ def loadable_name(name: str, tokenizer: Any) -> str:
     return TAKING_SPACE.sub("Phi 3", name) if lacking else name
 
 
-def tokenizer_notes(tokenizer: Any, name: str) -> list[str]:
+def tokenizer_notes(tokenizer: Any, folder: Path, name: str) -> list[str]:
     """What the two read differently at the edge of a text or of an added token.
 
     Args:
         tokenizer: the checkpoint's tokenizer, as transformers loads it.
+        folder: checkpoint folder.
         name: `general.name` of the file, by which llama.cpp knows one family.
     """
     notes = []
@@ -101,7 +107,7 @@ def tokenizer_notes(tokenizer: Any, name: str) -> list[str]:
             f"this tokenizer finds {', '.join(moved[:3])} after a space only (added with "
             f"normalized=True; such tokens: {len(moved)}), llama.cpp everywhere"
         )
-    if lacking := _bytes_without_token(tokenizer):
+    if lacking := _bytes_without_token(rules_of(tokenizer, folder)):
         notes.append(
             f"this tokenizer has no token for {len(lacking)} bytes of which texts are made "
             f"({', '.join(f'{byte:#04x}' for byte in lacking[:4])}, …): beside them llama.cpp "
@@ -153,10 +159,9 @@ def _letter(tokenizer: Any) -> str:
     return next((letter for letter in letters if _tokens(tokenizer, letter)), "a")
 
 
-def _bytes_without_token(tokenizer: Any) -> list[int]:
+def _bytes_without_token(content: dict[str, Any]) -> list[int]:
     """Bytes of UTF-8 that a byte-pair tokenizer leaves out; none of a tokenizer of pieces."""
-    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    if model.get("byte_fallback") or model["type"] != "BPE":
+    if not is_byte_pairs(content):
         return []
     splitter = ByteLevel(add_prefix_space=False, use_regex=False)
     lacking = []
@@ -165,7 +170,7 @@ def _bytes_without_token(tokenizer: Any) -> list[int]:
         lacking += [
             byte
             for byte, letter in zip(code.encode(), written, strict=True)
-            if letter not in model["vocab"]
+            if letter not in content["model"]["vocab"]
         ]
     return sorted({*lacking})
 
@@ -198,7 +203,7 @@ def _put_around(tokenizer: Any) -> tuple[list[int], list[int]]:
     whole, alone = (
         tokenizer(letter, add_special_tokens=special)["input_ids"] for special in (True, False)
     )
-    start = next(n for n in range(len(whole)) if whole[n : n + len(alone)] == alone)
+    start = next(n for n in range(len(whole) + 1) if whole[n : n + len(alone)] == alone)
     return whole[:start], whole[start + len(alone) :]
 
 

@@ -79,6 +79,11 @@ def rules_of(tokenizer: Any, folder: Path) -> dict[str, Any]:
     return content
 
 
+def is_byte_pairs(content: dict[str, Any]) -> bool:
+    """Whether a tokenizer, by its rules, merges bytes; else it merges pieces of text."""
+    return content["model"]["type"] == "BPE" and not content["model"].get("byte_fallback")
+
+
 def check_byte_pairs(content: dict[str, Any], size: int, pre: str | None, folder: Path) -> str:
     """Check a tokenizer of byte pairs, and return llama.cpp's name of its pre-tokenizer.
 
