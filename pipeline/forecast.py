@@ -275,11 +275,23 @@ def _minutes(
     forget = factor if compensate.forget_weight else 1.0
     scoring = forget * recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
     scoring += sum(scored_tokens(recipe, "retain", each) for each in recipe.retain if each.protect)
+    scoring += _learning_tokens(recipe)
     models = 2 if recipe.control is None else 3
     tokens = scoring * recipe.select.steps + models * evaluated_tokens
     seconds = 2 * parameters * tokens / _rate(recipe.model.dtype)
     slow, fast = REACHED
     return (seconds / fast + OVERHEAD_SECONDS) / 60, (seconds / slow + OVERHEAD_SECONDS) / 60
+
+
+def _learning_tokens(recipe: Recipe) -> int:
+    """Tokens' worth of forward passes in which gates are learned, of the curve's cuts too."""
+    ffn, curve = recipe.select.ffn, recipe.curve
+    if ffn.score != "learned" or not ffn.fraction:
+        return 0
+    cuts = 1 + (len(curve.fractions) if curve and "recipe" in curve.settings else 0)
+    tokens = ffn.gates.steps * ffn.gates.rows * ffn.gates.row_tokens
+    # Retain text once as it is; both sides with gates, whose gradient is worth two passes.
+    return cuts * tokens * (1 + 2 * 3)
 
 
 def _rate(dtype: str) -> float:

@@ -29,6 +29,7 @@ SettingName = Literal[
     "random",
     "magnitude",
     "uncompensated",
+    "learned",
     "ffn",
     "heads",
 ]
@@ -231,6 +232,13 @@ class Scoring(Section):
     )
 
 
+SCORE_DESCRIPTION = (
+    "`ratio`: importance on forget over importance on retain; `contribution`: log ratio times the "
+    "square root of the unit's contribution to the residual stream; `random` and `magnitude` "
+    "(smallest weight norm first) are baselines"
+)
+
+
 class UnitSelection(Section):
     """How many units of one kind are removed and how they are ranked."""
 
@@ -240,12 +248,6 @@ class UnitSelection(Section):
         description="Statistic that measures a unit: mean |x|, root mean square, standard "
         "deviation, or share of x > 0.",
     )
-    score: Literal["ratio", "contribution", "random", "magnitude"] = Field(
-        "contribution",
-        description="`ratio`: importance on forget over importance on retain; `contribution`: "
-        "log ratio times the square root of the unit's contribution to the residual stream; "
-        "`random` and `magnitude` (smallest weight norm first) are baselines.",
-    )
     epsilon: float = Field(
         0.2,
         ge=0.0,
@@ -254,9 +256,38 @@ class UnitSelection(Section):
     )
 
 
+class GateLearning(Section):
+    """How gates of FFN neurons are learned, where `score` is `learned`."""
+
+    steps: Count = Field(60, description="Steps of Adam.")
+    rows: Count = Field(
+        4,
+        description="Rows of forget text in a step, and as many of retain text. More of them, "
+        "longer and for more steps, cost less retain text for the same forgetting.",
+    )
+    row_tokens: int = Field(
+        128, ge=2, strict=True, description="Tokens in a row, and those of a sequence at most."
+    )
+    retain_weight: float = Field(
+        4.0,
+        gt=0.0,
+        description="How much it counts that retain text stays as it was (KL divergence), beside "
+        "how badly forget text is predicted (loss, at most 8 nats a token).",
+    )
+    learning_rate: float = Field(0.2, gt=0.0, description="Adam's learning rate of the gates.")
+
+
 class FeedForwardSelection(UnitSelection):
     """Feed-forward (FFN) neurons."""
 
+    score: Literal["ratio", "contribution", "learned", "random", "magnitude"] = Field(
+        "contribution",
+        description=f"{SCORE_DESCRIPTION}; `learned`: a gate on each neuron, trained by gradients "
+        "to lose forget text and to keep retain text, which begins with `contribution`.",
+    )
+    gates: GateLearning = Field(
+        default_factory=GateLearning, description="How gates are learned, for `score: learned`."
+    )
     multiple_of: Count = Field(
         32, description="The kept width is rounded to the nearest multiple of this."
     )
@@ -272,6 +303,9 @@ class AttentionSelection(UnitSelection):
     """Attention heads."""
 
     fraction: Fraction = Field(0.0, description="Share of the heads that is removed; 0 keeps all.")
+    score: Literal["ratio", "contribution", "random", "magnitude"] = Field(
+        "contribution", description=f"{SCORE_DESCRIPTION}."
+    )
     unit: Literal["kv_group", "query_head"] = Field(
         "kv_group",
         description="`kv_group`: whole key/value heads with the query heads that share them; "
@@ -689,6 +723,9 @@ class Recipe(Section):
                 if all(c.use == "scored" for other, c in self.corpora if other == side):
                     text = f"no {side} text is held out to judge points by (use: both or held_out)"
                     yield ("curve",), text, "", []
+        if self.select.ffn.score == "learned" and self.select.steps > 1:
+            text = "learned gates select at once, and take no steps"
+            yield ("select", "steps"), text, "", []
         if self.model.trust_remote_code and self.select.policy == "ragged":
             text = "ragged brings a modeling file, and cannot go with a base that has its own"
             yield ("select", "policy"), text, "", []

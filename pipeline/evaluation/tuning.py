@@ -41,13 +41,13 @@ class Manner:
         return [*range(0, self.steps, self.every), self.steps]
 
 
-def rows_of(ids_NS: Tensor, tokens: int, seed: int) -> Tensor:
-    """Rows of `ROW_TOKENS` from all over some sequences, `tokens` in all; [N, T].
+def rows_of(ids_NS: Tensor, tokens: int, seed: int, length: int = ROW_TOKENS) -> Tensor:
+    """Rows of `length` tokens from all over some sequences, `tokens` in all; [N, T].
 
     Raises:
         InputError: there is not one whole row.
     """
-    width = min(ROW_TOKENS, ids_NS.shape[1])
+    width = min(length, ids_NS.shape[1])
     rows_NT = torch.cat(list(ids_NS.split(width, dim=1)[: ids_NS.shape[1] // width]))
     if not len(rows_NT):
         raise InputError("there is no scored forget text to learn from", where="forget")
@@ -55,14 +55,14 @@ def rows_of(ids_NS: Tensor, tokens: int, seed: int) -> Tensor:
     return rows_NT[order[: max(1, tokens // width)]]
 
 
-def batches(ids_NT: Tensor, seed: int) -> Iterator[Tensor]:
-    """Yield batches without end: all rows in a random order, then all in another."""
+def batches(ids_NT: Tensor, seed: int, rows: int = ROWS) -> Iterator[Tensor]:
+    """Yield batches of rows without end: all rows in a random order, then all in another."""
     generator = torch.Generator().manual_seed(seed)
     waiting: list[int] = []
     while True:
-        while len(waiting) < ROWS:
+        while len(waiting) < rows:
             waiting += torch.randperm(len(ids_NT), generator=generator).tolist()
-        chosen, waiting = waiting[:ROWS], waiting[ROWS:]
+        chosen, waiting = waiting[:rows], waiting[rows:]
         yield ids_NT[chosen]
 
 

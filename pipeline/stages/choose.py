@@ -23,6 +23,7 @@ from pipeline.selection.histogram import histogram
 from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base
+from pipeline.stages.gates import learned
 from pipeline.stages.measure import Cost, Measurement, Measurer, compensated_kinds
 from pipeline.stages.shapes import Ranked, removed
 from pipeline.surgery.compensation import CompensationMap, compensation_map
@@ -73,10 +74,11 @@ def choices(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) 
         if steps > 1:
             progress.say(f"  step {step} of {steps}")
         measurement = _measure(base, recipe, measurer, plan, maps, measurement)
+        gates_LU, learning = _gates(base, recipe, measurer, measurement)
         started = perf_counter()
-        plan, summary = _plan(base, recipe, measurement, step / steps, plan)
+        plan, summary = _plan(base, recipe, measurement, step / steps, plan, gates_LU)
         maps = compensate(base, recipe, measurement, plan, progress)
-        cost = cost.and_then(measurement.cost)
+        cost = cost.and_then(measurement.cost).and_then(learning)
         cost = cost.and_then(Cost(perf_counter() - started, 0))
         yield Choice(plan, maps, measurement, summary, shape, cost)
 
@@ -160,14 +162,31 @@ def _measure(
     return measurer.measure(state, lambda model: masking(base, plan, maps, model))
 
 
+def _gates(
+    base: Base, recipe: Recipe, measurer: Measurer, measurement: Measurement
+) -> tuple[Tensor | None, Cost]:
+    """Learned scores of the FFN neurons, if the recipe asks for them, and what they cost."""
+    ffn = recipe.select.ffn
+    if not ffn.fraction or ffn.score != "learned":
+        return None, Cost(0.0, 0)
+    ranking_LU, protected_LU = _ffn_scores(base, ffn, measurement, recipe.seed)
+    return learned(measurer, ranking_LU, protected_LU, ffn.fraction)
+
+
 def _plan(
-    base: Base, recipe: Recipe, measurement: Measurement, portion: float, previous: Plan | None
+    base: Base,
+    recipe: Recipe,
+    measurement: Measurement,
+    portion: float,
+    previous: Plan | None,
+    gates_LU: Tensor | None,
 ) -> tuple[Plan, dict[str, ScoreSummary]]:
     sizes = base.dimensions
     summary: dict[str, ScoreSummary] = {}
     ffn = [list(range(sizes.neurons))] * sizes.layers
     if recipe.select.ffn.fraction:
         scores_LU, protected_LU = _ffn_scores(base, recipe.select.ffn, measurement, recipe.seed)
+        scores_LU = scores_LU if gates_LU is None else gates_LU
         _keep_removed(scores_LU, previous, Plan.removed_ffn)
         protected_LU &= scores_LU != torch.inf  # what is gone already needs no protection
         fraction = round(recipe.select.ffn.fraction * portion, 9)
@@ -300,7 +319,7 @@ def _score(
 ) -> Tensor:
     if settings.score == "ratio":
         return scores.ratio(forget_LU, retain_LU, settings.epsilon)
-    if settings.score == "contribution":
+    if settings.score in ("contribution", "learned"):  # gates begin with it
         return scores.contribution(forget_LU, retain_LU, norms_LU, settings.epsilon)
     if settings.score == "magnitude":
         return scores.magnitude(norms_LU)

@@ -162,38 +162,49 @@ class Measurer:
             self.progress.say(f"  {side} text: scored before, found in the cache")
         return self.cache.get("scoring", key, lambda new: self._run(side, new, masking))
 
-    def _key(self, side: str, state: dict[str, Any] | None) -> dict[str, Any]:
-        scoring = self.recipe.scoring
+    def model(self) -> nn.Module:
+        """The base model, loaded when it is first asked for."""
+        if self._model is None:
+            dtype = self.recipe.model.dtype
+            self._model = load_model(self.base.model.path, dtype, self.base.terms)
+        return self._model
+
+    def model_key(self) -> dict[str, Any]:
+        """What of the model and of this machine decides what is measured, as part of a key."""
         return {
             "format": FORMAT,
             "weights": self.base.model.weights_sha256,
             "config": self.base.settings["config.json"],  # positions and norms, say
             **code_key(self.base.terms),
-            "tokens": _token_digest(self.sequences[side]),
             "dtype": self.recipe.model.dtype,
-            "skip_positions": scoring.skip_positions,
-            "batch_tokens": scoring.batch_tokens,
-            "moments": sorted(self.moment_kinds(side)),
-            "heads": self.ranks_heads,
-            "state": digest_of(state) if state else None,
             "device": "cuda" if torch.cuda.is_available() else "cpu",
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
 
+    def _key(self, side: str, state: dict[str, Any] | None) -> dict[str, Any]:
+        scoring = self.recipe.scoring
+        return {
+            **self.model_key(),
+            "tokens": token_digest(self.sequences[side]),
+            "skip_positions": scoring.skip_positions,
+            "batch_tokens": scoring.batch_tokens,
+            "moments": sorted(self.moment_kinds(side)),
+            "heads": self.ranks_heads,
+            "state": digest_of(state) if state else None,
+        }
+
     def _run(self, side: str, folder: Path, masking: Masking | None) -> None:
         self.has_run = True
         room, seconds = 0, 0.0
-        if self._model is None:
-            dtype = self.recipe.model.dtype
-            self._model = load_model(self.base.model.path, dtype, self.base.terms)
+        model = self.model()
         ids, sizes = self.sequences[side], self.base.dimensions
-        decoder = self._model.get_decoder()  # type: ignore[operator]
+        decoder = model.get_decoder()  # type: ignore[operator]
         passes = moment_passes(self.recipe, sizes) if self.moment_kinds(side) else [range(0)]
-        with masking(self._model) if masking else nullcontext():
+        with masking(model) if masking else nullcontext():
             for number, layers in enumerate(passes):
                 started = perf_counter()
-                collector = self._collector(self._model, side, layers)
+                collector = self._collector(model, side, layers)
                 name = f"{side} text" + (f", pass {number + 1} of {len(passes)}" * bool(passes[1:]))
                 with self.progress.bar(name, ids.numel(), "tokens") as advance:
                     collect(decoder, ids, collector, self.recipe.scoring.batch_tokens, advance)
@@ -261,5 +272,6 @@ def _check_coverage(collector: Collector, heads: int) -> dict[str, str]:
     return coverage
 
 
-def _token_digest(ids_NS: Tensor) -> str:
+def token_digest(ids_NS: Tensor) -> str:
+    """Digest of token ids and of their shape."""
     return hashlib.sha256(ids_NS.contiguous().numpy().tobytes()).hexdigest() + str(ids_NS.shape)

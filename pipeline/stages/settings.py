@@ -48,6 +48,7 @@ SETTINGS = {
         Setting("random", "as many of every layer at random", ("select.ffn.score=random",)),
         Setting("magnitude", "the smallest output columns", ("select.ffn.score=magnitude",)),
         Setting("uncompensated", "the recipe's, not compensated", ("compensate.enabled=false",)),
+        Setting("learned", "gates learned by gradients", ("select.ffn.score=learned",)),
         Setting("ffn", "the recipe's, FFN neurons alone", FFN_ALONE),
         Setting(
             "heads",
