@@ -9,7 +9,14 @@ from typing import Any
 from jinja2 import Template
 
 from pipeline.release.checks.findings import printable
-from pipeline.release.facts import baselines, curve_points, named_base, removed_units, told_base
+from pipeline.release.facts import (
+    baselines,
+    curve_points,
+    gates_were_learned,
+    named_base,
+    removed_units,
+    told_base,
+)
 from pipeline.release.metadata import metadata_block
 from pipeline.release.results import metric_rows, size_rows
 from pipeline.rendering import environment
@@ -40,6 +47,7 @@ def card_text(manifest: dict[str, Any]) -> str:
         remote_code=manifest["base"]["origin"].get("remote_code"),
         ragged=manifest["recipe"].get("select", {}).get("policy") == "ragged",
         baselines=baselines(manifest["recipe"].get("select", {})),
+        learned=gates_were_learned(manifest["recipe"].get("select", {})),
         removed=removed_units(manifest["units"]),
     )
 

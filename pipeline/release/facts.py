@@ -80,3 +80,9 @@ def baselines(select: dict[str, Any]) -> list[str]:
         and select[kind]["fraction"]
         and select[kind]["score"] in ("random", "magnitude")
     ]
+
+
+def gates_were_learned(select: dict[str, Any]) -> bool:
+    """Whether FFN neurons were chosen by gates that were trained on the texts."""
+    ffn = select.get("ffn", {})
+    return bool(ffn.get("fraction")) and ffn.get("score") == "learned"

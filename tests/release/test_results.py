@@ -139,6 +139,15 @@ def test_a_baseline_does_not_claim_to_know_the_texts(score: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("score", "fraction"), [("learned", 0.1), ("learned", 0.0), ("ratio", 0.1)]
+)
+def test_a_card_says_that_gates_were_trained(score: str, fraction: float) -> None:
+    select = {"ffn": {"fraction": fraction, "score": score}, "attention": {"fraction": 0.0}}
+    card = card_text(manifest(recipe=manifest()["recipe"] | {"select": select}))
+    assert ("trained by gradients" in card) is (score == "learned" and fraction > 0)
+
+
 def test_generated_text_cannot_leave_its_block() -> None:
     example = {"prompt": "a | b", "before": "```\n# title\n```", "after": "<b>x</b> {{ m }}"}
     card = card_text(manifest(prompts=[example]))
