@@ -49,7 +49,7 @@ format: $(STAMP) ## Format the code, and fix what can be fixed.
 bench: $(STAMP) ## Measure scoring, surgery and verification, as ratios: [ARGS="--rounds 3"].
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-schema: $(STAMP) ## Write recipes/recipe.schema.json from the schema in pipeline/recipe.py.
+schema: $(STAMP) ## Write recipes/recipe.schema.json from the schema in pipeline/recipe/.
 	@$(BIN)/python -m pipeline.recipe_schema > recipes/recipe.schema.json.new
 	@mv recipes/recipe.schema.json.new recipes/recipe.schema.json
 

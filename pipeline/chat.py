@@ -21,7 +21,7 @@ from pipeline.evaluation.loading import PLAIN, Terms
 from pipeline.evaluation.streaming import Manner, Message, Speaker
 from pipeline.export.manifest import read_manifest
 from pipeline.progress import Progress
-from pipeline.recipe import HubSource, Model, PathSource
+from pipeline.recipe.texts import HubSource, Model, PathSource
 from pipeline.recipe_file import load_recipe, shipped_recipe
 from pipeline.sources.models import ResolvedModel, resolve_model
 from pipeline.sources.releases import fetch_release, model_source

@@ -13,7 +13,7 @@ from pathlib import Path
 from pipeline.baselines.ways import Way
 from pipeline.cache import Cache, new_folder, write_csv, write_json
 from pipeline.progress import Progress
-from pipeline.recipe import Until
+from pipeline.recipe.selection import Until
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import open_base

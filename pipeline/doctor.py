@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.machine import Check, machine
-from pipeline.recipe import PackageSource
+from pipeline.recipe.texts import PackageSource
 from pipeline.recipe_file import load_recipe, shipped_recipe
 
 DISTRIBUTION = "unlearn-pipeline"

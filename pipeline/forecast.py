@@ -15,7 +15,9 @@ from pipeline.evaluation.next_token import documents_of
 from pipeline.evaluation.tasks import check_tasks
 from pipeline.export.checkpoint import changed_sizes, relabelled, relabelled_config
 from pipeline.progress import Progress
-from pipeline.recipe import Gate, Recipe, Side, next_token_task
+from pipeline.recipe import Recipe, next_token_task
+from pipeline.recipe.fields import Side
+from pipeline.recipe.judging import Gate
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.selection.overall import removed_overall
 from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens

@@ -16,7 +16,7 @@ from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.progress import Progress
-from pipeline.recipe import Publish
+from pipeline.recipe.publishing import Publish
 from pipeline.release.checks.claims import check_one_voice
 from pipeline.release.hub.destination import Destination, Remote, check_content, look
 from pipeline.release.hub.upload import Changes, changes, check_tag, give_tag, send

@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from pipeline.cache import check_permission, digest_of
 from pipeline.errors import InputError
-from pipeline.recipe import PathSource, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe.texts import PathSource
 from pipeline.recipe_errors import Places, explain
 from pipeline.recipe_extends import Part, extended
 from pipeline.recipe_override import apply_override

@@ -18,7 +18,7 @@ from pipeline.evaluation.relearning import area_between, steps_to_regain
 from pipeline.evaluation.tuning import Manner, rows_of
 from pipeline.export.manifest_schema import problems
 from pipeline.progress import Progress
-from pipeline.recipe import Control
+from pipeline.recipe.judging import Control
 from pipeline.release.report.relearned import learning_figure
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.stages.base import within

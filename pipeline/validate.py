@@ -19,7 +19,7 @@ from pipeline.errors import InputError
 from pipeline.evaluation.completions import complete
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.progress import Progress
-from pipeline.recipe import Evaluate
+from pipeline.recipe.judging import Evaluate
 from pipeline.release.checks.claims import (
     check_evaluation,
     check_one_voice,

@@ -26,7 +26,7 @@ from pipeline.export.maps import NAME as MAPS
 from pipeline.export.maps import stored_maps
 from pipeline.export.ragged import MODELING_FILE
 from pipeline.progress import Progress
-from pipeline.recipe import Model
+from pipeline.recipe.texts import Model
 from pipeline.recipe_file import LoadedRecipe, load_recipe, shipped_recipe
 from pipeline.release.checks.files import SIGNATURE, check_contents, check_extra, check_hashes
 from pipeline.release.checks.findings import Finding, shortened

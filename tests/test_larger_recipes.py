@@ -12,7 +12,7 @@ from command import Unlearn
 from hub_address import point_hub_at
 from sources.loopback_hub import LoopbackHub
 
-from pipeline.recipe import HubSource
+from pipeline.recipe.texts import HubSource
 from pipeline.recipe_file import load_recipe, shipped_recipes_folder
 from pipeline.stages.base import Base
 

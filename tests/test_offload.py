@@ -15,7 +15,7 @@ from transformers import modeling_utils
 from pipeline.cache import Cache, read_json
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.placement import input_device, replaced_parameter
-from pipeline.recipe import MaxMemory
+from pipeline.recipe.texts import MaxMemory
 from pipeline.stages.base import Base, load_model, within
 from pipeline.surgery.compensation import CompensationMap
 

@@ -5,7 +5,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.errors import EXIT_USAGE, InputError
-from pipeline.recipe import DatasetSource, PackageSource, PathSource, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe.texts import DatasetSource, PackageSource, PathSource
 from pipeline.recipe_file import LoadedRecipe, list_recipes, load_recipe, shipped_recipes_folder
 from pipeline.recipe_schema import json_schema
 

@@ -9,7 +9,7 @@ import pytest
 from command import Unlearn
 
 from pipeline.cache import read_json
-from pipeline.recipe import SettingName
+from pipeline.recipe.judging import SettingName
 from pipeline.recipe_file import load_recipe
 from pipeline.stages.search import PORTIONS, scaled
 from pipeline.stages.settings import SETTINGS

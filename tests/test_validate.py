@@ -20,7 +20,7 @@ from pipeline.evaluation.gates import Drop, in_words
 from pipeline.evaluation.results import MEAN, Evaluation, TaskResult
 from pipeline.export.manifest import NAME as MANIFEST
 from pipeline.export.maps import NAME as MAPS
-from pipeline.recipe import Gate
+from pipeline.recipe.judging import Gate
 from pipeline.release.checks.claims import check_evaluation
 
 Make = Callable[..., Release]

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.recipe import Side
+from pipeline.recipe.fields import Side
 
 Numbers = NDArray[np.float64]
 Hits = Mapping[str, Numbers]  # by text, of each document its hits and its tokens [N, 2]

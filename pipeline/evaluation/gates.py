@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from pipeline.errors import BrokenError, InputError
 from pipeline.evaluation.paired import Interval, interval_of_drop
 from pipeline.evaluation.results import Evaluation, TaskResult, paired_documents
-from pipeline.recipe import Gate, Statistics
+from pipeline.recipe.judging import Gate, Statistics
 
 Decision = Literal["PASS", "FAIL", "INCONCLUSIVE", "UNJUDGED"]
 

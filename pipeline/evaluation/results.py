@@ -16,7 +16,7 @@ from pipeline.cache import digest_of, plain_json, read_json, write_json
 from pipeline.errors import BrokenError
 from pipeline.evaluation.next_token import ratio_of_sums
 from pipeline.evaluation.paired import Paired
-from pipeline.recipe import Side
+from pipeline.recipe.fields import Side
 
 MEAN, RATIO, BITS = "mean", "ratio of sums", "bits per byte"
 RESULT_FILE = "result.json"

@@ -34,7 +34,9 @@ from pipeline.evaluation.results import (
 )
 from pipeline.evaluation.tasks import LoadedTask, digest_of_task, load_config, load_tasks
 from pipeline.progress import Progress
-from pipeline.recipe import Evaluate, Side, next_token_task
+from pipeline.recipe import next_token_task
+from pipeline.recipe.fields import Side
+from pipeline.recipe.judging import Evaluate
 
 FORMAT = 3  # raise when results of the same key would differ
 STAGE = "evaluation"

@@ -17,7 +17,8 @@ from pipeline.cache import digest_of
 from pipeline.errors import BrokenError, InputError, UnlearnError
 from pipeline.evaluation.quiet import quiet
 from pipeline.evaluation.sandbox import check_available
-from pipeline.recipe import Evaluate, Side
+from pipeline.recipe.fields import Side
+from pipeline.recipe.judging import Evaluate
 
 CHARACTERS_PER_TOKEN = 3.5
 NEAR_NAMES = 5

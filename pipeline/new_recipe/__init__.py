@@ -14,7 +14,8 @@ from pipeline.cache import Cache, unwritable
 from pipeline.errors import BrokenError, InputError
 from pipeline.new_recipe.texts import OwnText, own_texts, path_from
 from pipeline.progress import Progress
-from pipeline.recipe import HubSource, PackageSource, PathSource, Recipe, next_token_task
+from pipeline.recipe import Recipe, next_token_task
+from pipeline.recipe.texts import HubSource, PackageSource, PathSource
 from pipeline.recipe_file import SUFFIXES, load_recipe, shipped_recipe
 from pipeline.recipe_schema import expected, node_at
 from pipeline.recipe_yaml import read_yaml

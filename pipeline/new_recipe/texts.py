@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.recipe import Side, next_token_task
+from pipeline.recipe import next_token_task
+from pipeline.recipe.fields import Side
 from pipeline.sources.documents import cut
 from pipeline.sources.rows import Row, find_files, read_rows
 

@@ -17,7 +17,9 @@ from typing import Any
 from pipeline.cache import digest_of
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Corpus, DatasetSource, Recipe, Side
+from pipeline.recipe import Recipe
+from pipeline.recipe.fields import Side
+from pipeline.recipe.texts import Corpus, DatasetSource
 from pipeline.sources.documents import Counts, Piece, origin_of, read_documents
 from pipeline.sources.overlap import check_overlaps
 

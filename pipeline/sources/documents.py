@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import InputError
-from pipeline.recipe import Corpus, DatasetSource, PackageSource, StandardLibrarySource
+from pipeline.recipe.texts import Corpus, DatasetSource, PackageSource, StandardLibrarySource
 from pipeline.sources.hub_datasets import commit_of, stream_rows
 from pipeline.sources.packages import locate, version_of
 from pipeline.sources.row_text import RowFilter, RowText

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from huggingface_hub import HfApi
 
 from pipeline.errors import InputError
-from pipeline.recipe import DatasetSource
+from pipeline.recipe.texts import DatasetSource
 from pipeline.sources.hub import hub_errors
 from pipeline.sources.rows import Row
 

@@ -15,7 +15,7 @@ from huggingface_hub.utils.tqdm import disable_progress_bars, enable_progress_ba
 from pipeline.cache import read_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
-from pipeline.recipe import HubSource
+from pipeline.recipe.texts import HubSource
 from pipeline.sources.hub import hub_errors
 from pipeline.sources.licences import licence_of_card
 from pipeline.sources.model_folder import INDEX, SMALL_FILES, pickled_error

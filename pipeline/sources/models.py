@@ -11,7 +11,7 @@ import transformers
 from pipeline.cache import Cache, check_permission, digest_of_file, read_json, write_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import HubSource, Model, PackageSource, PathSource
+from pipeline.recipe.texts import HubSource, Model, PackageSource, PathSource
 from pipeline.sources import gguf_models
 from pipeline.sources.hub_models import download, look_up
 from pipeline.sources.licences import agreed, card_licence, spdx

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from pipeline.errors import InputError
-from pipeline.recipe import Corpus, Side
+from pipeline.recipe.fields import Side
+from pipeline.recipe.texts import Corpus
 
 SHOWN_CHARACTERS = 160
 

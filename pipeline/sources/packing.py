@@ -16,7 +16,8 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from pipeline.errors import InputError
-from pipeline.recipe import Recipe, Side
+from pipeline.recipe import Recipe
+from pipeline.recipe.fields import Side
 from pipeline.sources.corpora import Corpora, CorpusDocuments, Document, scored_tokens
 
 TOKENISED_AT_ONCE = 32

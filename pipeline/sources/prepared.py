@@ -14,7 +14,7 @@ import transformers
 from pipeline.architectures.registry import check_described
 from pipeline.cache import Cache
 from pipeline.progress import Progress
-from pipeline.recipe import Model
+from pipeline.recipe.texts import Model
 from pipeline.sources import pickled_models, quantised_models
 from pipeline.sources.model_folder import (
     INDEX,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import HubSource, PackageSource, PathSource
+from pipeline.recipe.texts import HubSource, PackageSource, PathSource
 from pipeline.sources.hub_models import download
 
 PACKAGE = "package:"

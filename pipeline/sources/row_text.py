@@ -9,7 +9,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from pipeline.errors import InputError
-from pipeline.recipe import Corpus
+from pipeline.recipe.texts import Corpus
 from pipeline.sources.rows import Row
 
 # What an expression over a row can raise when the row is not what it expects.

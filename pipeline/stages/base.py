@@ -31,7 +31,7 @@ from pipeline.evaluation.quiet import quiet
 from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import is_ragged
 from pipeline.export.ragged.modeling_unlearn import RaggedConfig, RaggedForCausalLM
-from pipeline.recipe import MaxMemory
+from pipeline.recipe.texts import MaxMemory
 from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel

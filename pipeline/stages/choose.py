@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.export.checkpoint import relabelled
 from pipeline.progress import Progress
-from pipeline.recipe import AttentionSelection, FeedForwardSelection, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe.selection import AttentionSelection, FeedForwardSelection
 from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
 from pipeline.scoring.statistics import Statistics, load_second_moments
 from pipeline.selection import scores, uniform

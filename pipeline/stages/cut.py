@@ -17,7 +17,8 @@ from pipeline.export.checkpoint import (
 )
 from pipeline.export.ragged import MODELING_FILE, ragged_config
 from pipeline.progress import Progress
-from pipeline.recipe import Control, Recipe
+from pipeline.recipe import Recipe
+from pipeline.recipe.judging import Control
 from pipeline.selection.plan import Plan, Shape
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose

@@ -23,7 +23,8 @@ from pipeline.evaluation.loading import default_device, key_of_model
 from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.next_token import Document, predict, read_documents
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe, Side
+from pipeline.recipe import Recipe
+from pipeline.recipe.fields import Side
 from pipeline.selection.plan import Plan
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, masking

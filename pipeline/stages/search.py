@@ -14,7 +14,8 @@ from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.evaluation.curves import Judges, top1
 from pipeline.progress import Progress
-from pipeline.recipe import Recipe, Until
+from pipeline.recipe import Recipe
+from pipeline.recipe.selection import Until
 from pipeline.stages.base import Base
 from pipeline.stages.choose import choose
 from pipeline.stages.measure import Measurer

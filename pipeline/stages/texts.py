@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.cache import Cache, digest_of, read_json, write_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Corpus, PackageSource, PathSource
+from pipeline.recipe.texts import Corpus, PackageSource, PathSource
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.corpora import load_corpora
 from pipeline.sources.documents import origin_of

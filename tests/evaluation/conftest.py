@@ -17,7 +17,8 @@ from pipeline.cache import Cache
 from pipeline.evaluation.results import Evaluation
 from pipeline.evaluation.run import evaluate
 from pipeline.progress import Progress
-from pipeline.recipe import Evaluate, Side
+from pipeline.recipe.fields import Side
+from pipeline.recipe.judging import Evaluate
 
 
 @pytest.fixture(scope="session", autouse=True)

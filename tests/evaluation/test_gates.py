@@ -18,7 +18,7 @@ from pipeline.cache import plain_json
 from pipeline.errors import BrokenError, InputError
 from pipeline.evaluation.gates import drop_of, judge
 from pipeline.evaluation.results import MEAN, RATIO, Evaluation, TaskResult
-from pipeline.recipe import Gate, Statistics
+from pipeline.recipe.judging import Gate, Statistics
 
 values = st.floats(0.01, 100)
 MODELS = itertools.count(1)

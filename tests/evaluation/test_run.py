@@ -18,7 +18,7 @@ from pipeline.evaluation.journal import Journal
 from pipeline.evaluation.model import TokenBudgetLM, load_lm
 from pipeline.evaluation.tasks import check_tasks
 from pipeline.progress import Progress
-from pipeline.recipe import Evaluate
+from pipeline.recipe.judging import Evaluate
 
 
 @pytest.fixture

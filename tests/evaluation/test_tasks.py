@@ -14,7 +14,7 @@ from lm_eval.tasks.hellaswag.utils import preprocess
 from pipeline.errors import BrokenError, InputError
 from pipeline.evaluation import tasks as tasks_module
 from pipeline.evaluation.tasks import build_requests, check_tasks, digest_of_task, load_tasks
-from pipeline.recipe import Evaluate
+from pipeline.recipe.judging import Evaluate
 
 FOLDER = Path(__file__).parents[2] / "recipes" / "tasks"
 DOCUMENTS = {

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.errors import InputError
-from pipeline.recipe import Corpus
+from pipeline.recipe.texts import Corpus
 from pipeline.sources.documents import Counts, cut, read_documents
 
 ROWS: list[dict[str, Any]] = [

@@ -14,7 +14,7 @@ from hub_address import point_hub_at
 from pipeline.cache import Cache
 from pipeline.errors import BrokenError, InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Corpus, Model
+from pipeline.recipe.texts import Corpus, Model
 from pipeline.sources.documents import origin_of, read_documents
 from pipeline.sources.models import describe_model, resolve_model
 

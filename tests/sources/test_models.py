@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.cache import Cache
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Model
+from pipeline.recipe.texts import Model
 from pipeline.sources.models import ResolvedModel, describe_model, resolve_model
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Corpus
+from pipeline.recipe.texts import Corpus
 from pipeline.sources.corpora import CorpusDocuments, Document, load_corpora
 from pipeline.sources.documents import Counts, Piece
 from pipeline.sources.packing import pack, pack_side, separator_of, write_jsonl

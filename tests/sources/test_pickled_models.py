@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from pipeline.cache import Cache, read_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Model
+from pipeline.recipe.texts import Model
 from pipeline.sources.model_folder import INDEX
 from pipeline.sources.models import ResolvedModel, describe_model, resolve_model
 from pipeline.sources.pickled_models import convert

@@ -15,7 +15,7 @@ from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from pipeline.cache import Cache, read_json
 from pipeline.errors import InputError
 from pipeline.progress import Progress
-from pipeline.recipe import Model
+from pipeline.recipe.texts import Model
 from pipeline.sources.models import describe_model, resolve_model
 from pipeline.sources.quantised_models import convert, dequantise_fp8
 

@@ -23,7 +23,7 @@ from pipeline.evaluation.gates import (
     worst,
 )
 from pipeline.evaluation.results import Evaluation
-from pipeline.recipe import Gate, Statistics
+from pipeline.recipe.judging import Gate, Statistics
 from pipeline.release.checks.findings import Finding
 
 EVALUATION = "evaluation.json"
