@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.architectures.description import Architecture
 from pipeline.architectures.registry import output_modules
@@ -71,11 +72,12 @@ def learned(
     if by_layer:
         units = ranking_LU.shape[1]
         fraction = 1 - kept_width(units, fraction, recipe.select.ffn.multiple_of) / units
+    order = ranking_LU if by_layer else ranking_LU.flatten()  # all that counts of the ranking
     key = {
         **measurer.model_key(),
         "gates": FORMAT,
         "tokens": {side: token_digest(measurer.sequences[side]) for side in ("forget", "retain")},
-        "ranking": _digest(ranking_LU.argsort(dim=1, stable=True), held_LU),
+        "ranking": _digest(order.argsort(stable=True), held_LU),
         "fraction": fraction,
         "by_layer": by_layer,
         "settings": settings.model_dump(),
@@ -101,11 +103,8 @@ def learned(
 
 def _learn(measurer: Measurer, ranking_LU: Tensor, held_LU: Tensor, goal: Goal) -> Tensor:
     model, base = measurer.model(), measurer.base
-    trainable = [each for each in model.parameters() if each.requires_grad]
-    for each in trainable:
-        each.requires_grad_(False)
     modules = output_modules(model, base.architecture, base.architecture.feed_forward.output)
-    with measurer.progress.bar("gates", goal.steps, "steps") as advance:
+    with _frozen(model), measurer.progress.bar("gates", goal.steps, "steps") as advance:
         scores_LU = learn_gates(
             lambda ids_NT: model(input_ids=ids_NT, use_cache=False).logits,
             modules,
@@ -115,8 +114,6 @@ def _learn(measurer: Measurer, ranking_LU: Tensor, held_LU: Tensor, goal: Goal) 
             goal,
             advance,
         )
-    for each in trainable:
-        each.requires_grad_(True)
     if not scores_LU.isfinite().all():
         raise BrokenError(
             "the gates of FFN neurons did not stay finite while they were learned",
@@ -124,6 +121,19 @@ def _learn(measurer: Measurer, ranking_LU: Tensor, held_LU: Tensor, goal: Goal) 
             "select.ffn.gates.learning_rate",
         )
     return scores_LU
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no gradient reach a model's own weights inside the block."""
+    trainable = [each for each in model.parameters() if each.requires_grad]
+    try:
+        for each in trainable:
+            each.requires_grad_(False)
+        yield
+    finally:
+        for each in trainable:
+            each.requires_grad_(True)
 
 
 def _batches(measurer: Measurer, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
