@@ -30,6 +30,8 @@ ITSELF = "would run this test in itself, or set up what runs it"
 # recipe that they name is read with what they set.
 NOT_RUN = {
     "unlearn relearn out/no-code --also npo=models/npo --also rmu=models/rmu --steps 200": TRAINS,
+    "unlearn relearn out/no-code --also learned=out/no-code-learned --also rmu=models/rmu "
+    "--steps 60 --every 15 --judged 800": TRAINS,
     "unlearn check my-recipe --set 'model.source={hub: org/model, revision: 0a1b2c3}'": FROM_HUB,
     "unlearn validate out/no-code --base-results base.json --base-results-sha256 '$DIGEST'": DIGEST,
     "unlearn verify org/model@9f3c2e1 --identity you@example.org "

@@ -22,6 +22,7 @@ from pipeline.export.manifest_schema import upgraded
 from pipeline.recipe import Recipe
 from pipeline.release.checks.files import CLAIMS
 from pipeline.release.report.page import NAME, report_files
+from pipeline.release.report.png import as_png
 
 MANIFESTS = Path(__file__).parents[1] / "export" / "manifests"
 SVG = "{http://www.w3.org/2000/svg}"
@@ -378,3 +379,20 @@ def test_every_figure_that_can_be_made_is_known_to_verify() -> None:
     made = report_files(content)
     assert len(made) == 11
     assert {*made} == {name for name in CLAIMS if name.startswith("figures/")} | {NAME}
+
+
+FONTS = ("LiberationSans-Regular", "DejaVuSans", "NotoSans-Regular")
+
+
+@pytest.mark.skipif(
+    not any(next(Path("/usr/share/fonts").rglob(f"{font}.*"), None) for font in FONTS),
+    reason="needs a font that figures name",
+)
+def test_a_png_has_letters_where_arial_is_missing() -> None:
+    drawing = (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="60" height="20">'
+        "<style>.figure { font: 13px system-ui, sans-serif; }</style>"
+        '<g class="figure"><text x="2" y="14">WORDS</text></g></svg>'
+    )
+    blank = drawing.replace("WORDS", "")
+    assert len(as_png(drawing.encode())) > len(as_png(blank.encode()))
