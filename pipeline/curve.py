@@ -19,7 +19,8 @@ from pipeline.release.report.curves import Place, curves_figure
 from pipeline.release.report.png import as_png
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import open_base, within
-from pipeline.stages.cuts import Cuts, check_settings
+from pipeline.stages.cuts import Cuts, changed_recipes
+from pipeline.stages.gates import check_gates_can_be_learned
 from pipeline.stages.measure import Cost
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.settings import Setting
@@ -113,9 +114,11 @@ def draw(
         InputError: a side has no held-out text, or a setting cannot be had of this model.
         BrokenError: the Hub cannot be reached.
     """
-    check_settings(loaded, settings)  # before anything long begins
+    recipes = changed_recipes(loaded, settings)  # what cannot be is refused before anything long
     with progress.stage("Base model"):
         base = open_base(resolve_model(loaded.recipe.model, loaded.folder, cache, progress))
+        for recipe in recipes:
+            check_gates_can_be_learned(recipe, base.architecture)
     with progress.stage("Texts"):
         texts = prepare(base, loaded, cache, progress)
     with within(loaded.recipe.model.max_memory, base, cache) as base:

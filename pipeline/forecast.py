@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,8 @@ from pipeline.sources.corpora import Corpora, load_corpora, scored_tokens
 from pipeline.sources.models import describe_model
 from pipeline.sources.packing import held_out_rows, pack_side
 from pipeline.stages.described import described, parameter_counts
+from pipeline.stages.drawn import drawn_recipes
+from pipeline.stages.gates import check_gates_can_be_learned, learned_for
 from pipeline.stages.measure import FLOAT32_BYTES, compensated_widths, moment_passes
 from pipeline.stages.preflight import (
     CONTEXT,
@@ -33,6 +35,7 @@ from pipeline.stages.preflight import (
     check_relabel,
     kept_sizes,
 )
+from pipeline.stages.search import PROBES
 from pipeline.stages.shapes import SAME_SHARE, head_note
 from pipeline.surgery.coordinates import can_have_heads
 
@@ -80,6 +83,9 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     kept = kept_sizes(recipe, architecture, sizes)
     check_context(recipe, getattr(known.config, CONTEXT, None), model.name)
     check_relabel(recipe, architecture, known.config)
+    drawn = drawn_recipes(loaded)
+    for each in (recipe, *drawn):
+        check_gates_can_be_learned(each, architecture)
     after = _stored_after(recipe, architecture, sizes, kept)
     smaller = model.config | changed_sizes(model.config, architecture, sizes, after)
     smaller = relabelled_config(smaller, architecture, sizes, after.heads, known.config)
@@ -110,7 +116,13 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         "gates": [_gate_text(gate) for gate in recipe.gates],
         "publish": recipe.publish.model_dump(mode="json") if recipe.publish else None,
         "warnings": list(_warnings(recipe, tasks)),
-        "minutes": _minutes(recipe, sizes, parameters, sum(task["tokens"] for task in tasks)),
+        "minutes": _minutes(
+            recipe,
+            sizes,
+            parameters,
+            sum(task["tokens"] for task in tasks),
+            learning_tokens(recipe, drawn),
+        ),
         "output_bytes": output + _maps_bytes(recipe, sizes, kept),
         "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready)
         + (output if recipe.control is not None else 0),
@@ -268,7 +280,7 @@ def _maps_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
 
 
 def _minutes(
-    recipe: Recipe, sizes: Dimensions, parameters: int, evaluated_tokens: int
+    recipe: Recipe, sizes: Dimensions, parameters: int, evaluated_tokens: int, learning_tokens: int
 ) -> tuple[float, float]:
     """Shortest and longest time that the run can be expected to take."""
     compensate = recipe.compensate
@@ -277,23 +289,28 @@ def _minutes(
     forget = factor if compensate.forget_weight else 1.0
     scoring = forget * recipe.scoring.forget_tokens + factor * recipe.scoring.retain_tokens
     scoring += sum(scored_tokens(recipe, "retain", each) for each in recipe.retain if each.protect)
-    scoring += _learning_tokens(recipe)
     models = 2 if recipe.control is None else 3
-    tokens = scoring * recipe.select.steps + models * evaluated_tokens
+    tokens = scoring * recipe.select.steps + models * evaluated_tokens + learning_tokens
     seconds = 2 * parameters * tokens / _rate(recipe.model.dtype)
     slow, fast = REACHED
     return (seconds / fast + OVERHEAD_SECONDS) / 60, (seconds / slow + OVERHEAD_SECONDS) / 60
 
 
-def _learning_tokens(recipe: Recipe) -> int:
-    """Tokens' worth of forward passes in which gates are learned, of the curve's cuts too."""
-    ffn, curve = recipe.select.ffn, recipe.curve
+def learning_tokens(recipe: Recipe, drawn: Sequence[Recipe]) -> int:
+    """Tokens' worth of forward passes in which gates are learned, those of a curve's points too."""
+    every = ((learned_for(each), _tokens_of_gates(each)) for each in (recipe, *drawn))
+    tokens = sum({share: tokens for share, tokens in every if tokens}.values())
+    if recipe.select.until is not None and recipe.select.ffn.gates.fraction is None:
+        tokens += (PROBES - 1) * _tokens_of_gates(recipe)
+    # Retain text once as it is; both sides with gates, whose gradient is worth two passes.
+    return tokens * (1 + 2 * 3)
+
+
+def _tokens_of_gates(recipe: Recipe) -> int:
+    ffn, longest = recipe.select.ffn, recipe.scoring.sequence_length
     if ffn.score != "learned" or not ffn.fraction:
         return 0
-    cuts = 1 + (len(curve.fractions) if curve and "recipe" in curve.settings else 0)
-    tokens = ffn.gates.steps * ffn.gates.rows * ffn.gates.row_tokens
-    # Retain text once as it is; both sides with gates, whose gradient is worth two passes.
-    return cuts * tokens * (1 + 2 * 3)
+    return ffn.gates.steps * ffn.gates.rows * min(ffn.gates.row_tokens, longest)
 
 
 def _rate(dtype: str) -> float:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import InputError
+from pipeline.recipe.fields import Side
 
 ROW_TOKENS = 128  # of a row of text
 ROWS = 4  # in a batch
@@ -41,7 +42,9 @@ class Manner:
         return [*range(0, self.steps, self.every), self.steps]
 
 
-def rows_of(ids_NS: Tensor, tokens: int, seed: int, length: int = ROW_TOKENS) -> Tensor:
+def rows_of(
+    ids_NS: Tensor, tokens: int, seed: int, length: int = ROW_TOKENS, side: Side = "forget"
+) -> Tensor:
     """Rows of `length` tokens from all over some sequences, `tokens` in all; [N, T].
 
     Raises:
@@ -50,7 +53,7 @@ def rows_of(ids_NS: Tensor, tokens: int, seed: int, length: int = ROW_TOKENS) ->
     width = min(length, ids_NS.shape[1])
     rows_NT = torch.cat(list(ids_NS.split(width, dim=1)[: ids_NS.shape[1] // width]))
     if not len(rows_NT):
-        raise InputError("there is no scored forget text to learn from", where="forget")
+        raise InputError(f"there is no scored {side} text to learn from", where=side)
     order = torch.randperm(len(rows_NT), generator=torch.Generator().manual_seed(seed))
     return rows_NT[order[: max(1, tokens // width)]]
 

@@ -67,6 +67,12 @@ class UnitSelection(Section):
 class GateLearning(Section):
     """How gates of FFN neurons are learned, where `score` is `learned`."""
 
+    fraction: PositiveFraction | None = Field(
+        None,
+        description="Share of the neurons for which gates are learned. Left out, it is what is "
+        "removed, and each fraction learns its own gates; with it, they are learned once, and "
+        "every fraction of a curve or of a search takes those that are most closed.",
+    )
     steps: Count = Field(60, description="Steps of Adam.")
     rows: Count = Field(
         4,
@@ -79,10 +85,13 @@ class GateLearning(Section):
     retain_weight: float = Field(
         4.0,
         gt=0.0,
+        le=1e6,
         description="How much it counts that retain text stays as it was (KL divergence), beside "
         "how badly forget text is predicted (loss, at most 8 nats a token).",
     )
-    learning_rate: float = Field(0.2, gt=0.0, description="Adam's learning rate of the gates.")
+    learning_rate: float = Field(
+        0.2, gt=0.0, le=10.0, description="Adam's learning rate of the gates."
+    )
 
 
 class FeedForwardSelection(UnitSelection):

@@ -21,12 +21,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.errors import InputError
+
 Logits = Callable[[Tensor], Tensor]  # of token ids [N, T], logits [N, T, V]
 
 MOST_LOSS = 8.0  # nats; a forget token that is lost so far is lost
 TEMPERATURES = (1.0, 0.25)  # T at first and at last
 OPEN, SHUT, SLOPE = 6.0, -3.0, 15.0  # θ at first: from the ranking that is known before
-HALVINGS = 30  # of the interval in which τ lies
+SURELY = 40.0  # logits beyond which a gate is open, or shut
+HALVINGS = 50  # of the interval in which τ lies
 
 
 @dataclass(frozen=True)
@@ -67,23 +70,34 @@ def learn_gates(
         batches: token ids of forget text and of retain text, [N, T] each.
         goal: what they are trained for.
         advance: called with 1 after each step.
+
+    Raises:
+        InputError: the loss, or a gradient, is not finite any more.
     """
     theta_LU = first_gates(ranking_LU.masked_fill(held_LU, -torch.inf), goal).requires_grad_()
     optimiser = torch.optim.Adam([theta_LU], goal.learning_rate, betas=(0.9, 0.95))
     for step, (forget_NT, retain_NT) in zip(range(goal.steps), batches, strict=False):
         temperature = _temperature(step, goal.steps)
         with torch.no_grad():
-            before = logits(retain_NT)[:, :-1].float().log_softmax(dim=-1)
+            before = logits(retain_NT[:, :-1]).float().softmax(dim=-1)
         with torch.enable_grad():
             shift = _shift(theta_LU.detach(), held_LU, temperature, goal)
             gates_LU = _gates(theta_LU, held_LU, temperature, shift)
             with gated(modules, gates_LU):
-                found = logits(torch.cat([forget_NT, retain_NT]))[:, :-1].float()
+                found = logits(torch.cat([forget_NT, retain_NT])[:, :-1]).float()
             lost, kept = found.split([len(forget_NT), len(retain_NT)])
             loss = goal.retain_weight * _divergence(before, kept) - _forgetting(lost, forget_NT)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
+        if not (loss.isfinite() and theta_LU.isfinite().all()):
+            raise InputError(
+                f"gates cannot be learned: step {step + 1} has a loss or gradients that are not "
+                "finite",
+                where="select.ffn.gates",
+                remedy="lower retain_weight or learning_rate, or set model.dtype to bfloat16 or "
+                "float32",
+            )
         advance(1)
     return -theta_LU.detach().double()
 
@@ -127,8 +141,8 @@ def _gates(theta_LU: Tensor, held_LU: Tensor, temperature: float, shift: Tensor)
 
 def _shift(theta_LU: Tensor, held_LU: Tensor, temperature: float, goal: Goal) -> Tensor:
     """τ, [L, 1]: with it the share is removed, of each layer or of all."""
-    low_L1 = torch.full((len(theta_LU), 1), -40.0)
-    high_L1 = -low_L1
+    low_L1 = torch.full((len(theta_LU), 1), float(theta_LU.min()) - SURELY)
+    high_L1 = torch.full_like(low_L1, float(theta_LU.max()) + SURELY)
     for _ in range(HALVINGS):
         middle_L1 = (low_L1 + high_L1) / 2
         removed_LU = 1 - _gates(theta_LU, held_LU, temperature, middle_L1)
@@ -139,11 +153,11 @@ def _shift(theta_LU: Tensor, held_LU: Tensor, temperature: float, goal: Goal) ->
 
 
 def _divergence(before_NTV: Tensor, after_NTV: Tensor) -> Tensor:
-    """KL divergence of the next token's distribution, a token, in nats."""
-    kl = functional.kl_div(
-        after_NTV.log_softmax(dim=-1), before_NTV, log_target=True, reduction="sum"
-    )
-    return kl / before_NTV[..., 0].numel()
+    """KL divergence of the next token's distribution, a token, in nats, plus a constant.
+
+    The constant is the entropy of what the model said before, which no gate changes.
+    """
+    return functional.cross_entropy(after_NTV.flatten(0, 1), before_NTV.flatten(0, 1))
 
 
 def _forgetting(logits_NTV: Tensor, ids_NT: Tensor) -> Tensor:

@@ -75,9 +75,9 @@ def choices(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) 
         if steps > 1:
             progress.say(f"  step {step} of {steps}")
         measurement = _measure(base, recipe, measurer, plan, maps, measurement)
-        gates_LU, learning = _gates(base, recipe, measurer, measurement)
+        ffn, learning = _ffn_ranking(base, recipe, measurer, measurement)
         started = perf_counter()
-        plan, summary = _plan(base, recipe, measurement, step / steps, plan, gates_LU)
+        plan, summary = _plan(base, recipe, measurement, step / steps, plan, ffn)
         maps = compensate(base, recipe, measurement, plan, progress)
         cost = cost.and_then(measurement.cost).and_then(learning)
         cost = cost.and_then(Cost(perf_counter() - started, 0))
@@ -163,15 +163,20 @@ def _measure(
     return measurer.measure(state, lambda model: masking(base, plan, maps, model))
 
 
-def _gates(
+def _ffn_ranking(
     base: Base, recipe: Recipe, measurer: Measurer, measurement: Measurement
-) -> tuple[Tensor | None, Cost]:
-    """Learned scores of the FFN neurons, if the recipe asks for them, and what they cost."""
+) -> tuple[tuple[Tensor, Tensor] | None, Cost]:
+    """Scores of all FFN neurons and a mask of those that stay, [L, U], and what learning cost."""
     ffn = recipe.select.ffn
-    if not ffn.fraction or ffn.score != "learned":
+    if not ffn.fraction:
         return None, Cost(0.0, 0)
-    ranking_LU, protected_LU = _ffn_scores(base, ffn, measurement, recipe.seed)
-    return learned(measurer, ranking_LU, protected_LU, ffn.fraction)
+    scores_LU, protected_LU = _ffn_scores(base, ffn, measurement, recipe.seed)
+    if ffn.score != "learned":
+        return (scores_LU, protected_LU), Cost(0.0, 0)
+    ranked = Ranked(base.dimensions, scores_LU, protected_LU, ffn.fraction, ffn.multiple_of)
+    ranked.kept(recipe.select.policy)  # what no ranking can give is refused before it is learned
+    gates_LU, cost = learned(measurer, scores_LU, protected_LU)
+    return (gates_LU, protected_LU), cost
 
 
 def _plan(
@@ -180,14 +185,13 @@ def _plan(
     measurement: Measurement,
     portion: float,
     previous: Plan | None,
-    gates_LU: Tensor | None,
+    ranking: tuple[Tensor, Tensor] | None,
 ) -> tuple[Plan, dict[str, ScoreSummary]]:
     sizes = base.dimensions
     summary: dict[str, ScoreSummary] = {}
     ffn = [list(range(sizes.neurons))] * sizes.layers
-    if recipe.select.ffn.fraction:
-        scores_LU, protected_LU = _ffn_scores(base, recipe.select.ffn, measurement, recipe.seed)
-        scores_LU = scores_LU if gates_LU is None else gates_LU
+    if ranking is not None:
+        scores_LU, protected_LU = ranking
         _keep_removed(scores_LU, previous, Plan.removed_ffn)
         protected_LU &= scores_LU != torch.inf  # what is gone already needs no protection
         fraction = round(recipe.select.ffn.fraction * portion, 9)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 from pipeline.cache import Cache
@@ -21,14 +22,17 @@ from pipeline.stages.settings import Setting
 from pipeline.stages.texts import Texts, prepare
 
 
-def check_settings(loaded: LoadedRecipe, settings: Sequence[Setting]) -> None:
-    """Check that a recipe can be changed as some settings would change it.
+def changed_recipes(
+    loaded: LoadedRecipe, settings: Sequence[Setting], fractions: Sequence[float] = (0.1,)
+) -> list[Recipe]:
+    """Return a recipe as each setting would change it, for each fraction.
 
     Raises:
-        InputError: it cannot, or text would be scored that judges the other settings.
+        InputError: it cannot be changed so, or text would be scored that judges the other settings.
     """
-    for setting in settings:
-        changed = _changed(loaded, setting, 0.1).recipe
+    recipes = []
+    for setting, fraction in product(settings, fractions):
+        changed = _changed(loaded, setting, fraction).recipe
         if _split(changed) != _split(loaded.recipe):
             raise InputError(
                 "it changes which text is scored and which is held out, and all settings are "
@@ -37,6 +41,8 @@ def check_settings(loaded: LoadedRecipe, settings: Sequence[Setting]) -> None:
                 remedy="change how much is scored (scoring.forget_tokens, scoring.retain_tokens), "
                 "or a corpus' weight or protect; other corpora belong into another recipe",
             )
+        recipes.append(changed)
+    return recipes
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,25 @@ from typing import Any
 from pipeline.cache import Cache
 from pipeline.evaluation.curves import Judges
 from pipeline.progress import Progress
+from pipeline.recipe import Recipe
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice
-from pipeline.stages.cuts import Cuts
+from pipeline.stages.cuts import Cuts, changed_recipes
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.settings import SETTINGS
 from pipeline.stages.texts import Texts
+
+
+def drawn_recipes(loaded: LoadedRecipe) -> list[Recipe]:
+    """The recipe as each point of its `curve` will change it, if it has one.
+
+    Raises:
+        InputError: a setting cannot be had of this recipe.
+    """
+    if (wanted := loaded.recipe.curve) is None:
+        return []
+    return changed_recipes(loaded, [SETTINGS[name] for name in wanted.settings], wanted.fractions)
 
 
 def drawn_curve(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 
@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from pipeline.architectures.description import Architecture
 from pipeline.architectures.registry import output_modules
 from pipeline.cache import read_json, write_json
-from pipeline.errors import BrokenError, InputError
+from pipeline.errors import InputError
 from pipeline.evaluation.tuning import batches, rows_of
 from pipeline.placement import input_device
 from pipeline.recipe import Recipe
+from pipeline.recipe.fields import Side
 from pipeline.scoring.gates import Goal, learn_gates
 from pipeline.selection.uniform import kept_width
 from pipeline.stages.measure import Cost, Measurer, token_digest
 
-FORMAT = 1
+FORMAT = 2
 GATES, COST = "gates.safetensors", "cost.json"
 MOMENTS_AND_GRADIENT = 4  # float32 numbers a neuron, beside the model: θ, its gradient, Adam's two
 
@@ -51,24 +52,25 @@ def check_gates_can_be_learned(recipe: Recipe, architecture: Architecture) -> No
         )
 
 
-def learned(
-    measurer: Measurer, ranking_LU: Tensor, held_LU: Tensor, fraction: float
-) -> tuple[Tensor, Cost]:
-    """Scores of all FFN neurons, for a share of them that is to go: [L, U], higher goes first.
+def learned_for(recipe: Recipe) -> float:
+    """Share of the neurons for which gates are learned: that which is cut, or another."""
+    return recipe.select.ffn.gates.fraction or recipe.select.ffn.fraction
+
+
+def learned(measurer: Measurer, ranking_LU: Tensor, held_LU: Tensor) -> tuple[Tensor, Cost]:
+    """Scores of all FFN neurons: [L, U], higher goes first.
 
     Args:
         measurer: has the model, its texts and its recipe, which says how gates are learned.
         ranking_LU: scores with which they begin.
         held_LU: mask of neurons that stay.
-        fraction: share of the neurons to remove.
 
     Raises:
-        InputError: the model is none of which gates are learned.
-        BrokenError: the gates did not stay finite.
+        InputError: the loss did not stay finite while they were learned.
     """
     recipe = measurer.recipe
-    check_gates_can_be_learned(recipe, measurer.base.architecture)
     by_layer, settings = recipe.select.policy == "uniform", recipe.select.ffn.gates
+    fraction = learned_for(recipe)
     if by_layer:
         units = ranking_LU.shape[1]
         fraction = 1 - kept_width(units, fraction, recipe.select.ffn.multiple_of) / units
@@ -76,11 +78,11 @@ def learned(
     key = {
         **measurer.model_key(),
         "gates": FORMAT,
-        "tokens": {side: token_digest(measurer.sequences[side]) for side in ("forget", "retain")},
+        "tokens": {name: token_digest(ids_NS) for name, ids_NS in measurer.sequences.items()},
         "ranking": _digest(order.argsort(stable=True), held_LU),
         "fraction": fraction,
         "by_layer": by_layer,
-        "settings": settings.model_dump(),
+        "settings": settings.model_dump(exclude={"fraction"}),
         "seed": recipe.seed,
     }
     if measurer.cache.find("gates", key):
@@ -105,22 +107,15 @@ def _learn(measurer: Measurer, ranking_LU: Tensor, held_LU: Tensor, goal: Goal) 
     model, base = measurer.model(), measurer.base
     modules = output_modules(model, base.architecture, base.architecture.feed_forward.output)
     with _frozen(model), measurer.progress.bar("gates", goal.steps, "steps") as advance:
-        scores_LU = learn_gates(
+        return learn_gates(
             lambda ids_NT: model(input_ids=ids_NT, use_cache=False).logits,
             modules,
             ranking_LU,
             held_LU,
-            _batches(measurer, goal.steps),
+            training_rows(measurer, goal.steps),
             goal,
             advance,
         )
-    if not scores_LU.isfinite().all():
-        raise BrokenError(
-            "the gates of FFN neurons did not stay finite while they were learned",
-            remedy="set model.dtype to bfloat16 or float32, or lower "
-            "select.ffn.gates.learning_rate",
-        )
-    return scores_LU
 
 
 @contextmanager
@@ -136,16 +131,28 @@ def _frozen(model: nn.Module) -> Iterator[None]:
             each.requires_grad_(True)
 
 
-def _batches(measurer: Measurer, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield rows of both sides, all over the scored text."""
-    seed, settings = measurer.recipe.seed, measurer.recipe.select.ffn.gates
-    device = input_device(measurer.model())
-    forget, retain = (
-        batches(rows_of(ids_NS, ids_NS.numel(), seed, settings.row_tokens), seed, settings.rows)
-        for ids_NS in (measurer.sequences["forget"], measurer.sequences["retain"])
-    )
-    for forget_NT, retain_NT in islice(zip(forget, retain, strict=True), steps):
-        yield forget_NT.to(device), retain_NT.to(device)
+def training_rows(measurer: Measurer, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of both sides, all over the scored text.
+
+    Rows of retain text are those of all of it and of each protected corpus in turn.
+    """
+    device, retain = input_device(measurer.model()), dict(measurer.sequences)
+    forget_NT = _rows(measurer.recipe, [retain.pop("forget")], "forget")
+    retain_NT = _rows(measurer.recipe, list(retain.values()), "retain")
+    for one_NT, other_NT in islice(zip(forget_NT, retain_NT, strict=True), steps):
+        yield one_NT.to(device), other_NT.to(device)
+
+
+def _rows(recipe: Recipe, texts: Sequence[Tensor], side: Side) -> Iterator[Tensor]:
+    """Yield batches without end, of rows of each text in turn, and of no more than there are."""
+    settings = recipe.select.ffn.gates
+    rows = [
+        rows_of(ids_NS, ids_NS.numel(), recipe.seed, settings.row_tokens, side) for ids_NS in texts
+    ]
+    number = min(settings.rows, sum(map(len, rows)))
+    in_turn = cycle([batches(each_NT, recipe.seed, 1) for each_NT in rows])
+    while True:
+        yield torch.cat([next(next(in_turn)) for _ in range(number)])
 
 
 def _digest(*tensors: Tensor) -> str:

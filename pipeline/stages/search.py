@@ -23,6 +23,7 @@ from pipeline.stages.points import Judge, Point
 from pipeline.stages.texts import Texts
 
 PORTIONS = 64  # of the fractions, among which the search chooses
+PROBES = 1 + PORTIONS.bit_length() - 1  # that bisection takes: all of them, and a half each time
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ def search(
     judges = judge.judges()
     measurer.measure()
     measurer.release()
-    quiet = Progress("quiet") if recipe.select.steps == 1 else progress  # each finds it cached
+    at_once = recipe.select.steps == 1 and recipe.select.ffn.score != "learned"
+    quiet = Progress("quiet") if at_once else progress  # each finds its scoring cached
     again = Measurer(base, recipe, texts.sequences, cache, quiet)
     trial = _Trial(base, recipe, again, judge, judges, progress, quiet)
     least, reason = PORTIONS, "all that the fractions allow"

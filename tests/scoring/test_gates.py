@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from pipeline.errors import InputError
 from pipeline.scoring.gates import Goal, first_gates, gated, learn_gates
 
 WORDS = 8  # of which the first half is forget text, and the other half retain text
@@ -79,10 +80,15 @@ def test_what_is_held_stays() -> None:
 
 
 @pytest.mark.parametrize("by_layer", [True, False])
-@pytest.mark.parametrize("share", [0.125, 0.25, 0.6])
-def test_so_much_is_removed_at_every_step(by_layer: bool, share: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "steps", "learning_rate"),
+    [(0.125, 7, 0.3), (0.25, 7, 0.3), (0.6, 7, 0.3), (0.25, 300, 0.5), (0.25, 50, 10.0)],
+)
+def test_so_much_is_removed_at_every_step(
+    by_layer: bool, share: float, steps: int, learning_rate: float
+) -> None:
     model, shares = Counting().requires_grad_(False), []
-    goal = replace(GOAL, share=share, by_layer=by_layer, steps=7)
+    goal = Goal(share, by_layer, GOAL.retain_weight, learning_rate, steps)
     ones_NTW = torch.ones(1, 1, WORDS)
 
     def logits(ids_NT: Tensor) -> Tensor:
@@ -99,10 +105,29 @@ def test_so_much_is_removed_at_every_step(by_layer: bool, share: float) -> None:
     ranking_LU = torch.rand(2, WORDS, generator=torch.Generator().manual_seed(1))
     none_LU = torch.zeros(2, WORDS, dtype=torch.bool)
     learn_gates(logits, list(model.layers), ranking_LU, none_LU, _batches(), goal, lambda _: None)
-    assert len(shares) == 7
+    assert len(shares) == steps
     for removed_LU in shares:
         parts = removed_LU.mean(dim=1) if by_layer else removed_LU.mean()[None]
         assert torch.allclose(parts, torch.full_like(parts, share), atol=1e-5)
+
+
+def test_a_loss_that_is_not_finite_ends_it() -> None:
+    model, steps = Counting().requires_grad_(False), []
+
+    def logits(ids_NT: Tensor) -> Tensor:
+        return model.logits(ids_NT) * (torch.inf if len(steps) == 2 else 1.0)
+
+    none_LU = torch.zeros(2, WORDS, dtype=torch.bool)
+    with pytest.raises(InputError, match="step 3 has a loss or gradients that are not finite"):
+        learn_gates(
+            logits,
+            list(model.layers),
+            torch.ones(2, WORDS),
+            none_LU,
+            _batches(),
+            GOAL,
+            steps.append,
+        )
 
 
 def test_gates_begin_with_the_ranking() -> None:

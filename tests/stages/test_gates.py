@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,19 @@ import pytest
 import torch
 from command import Unlearn
 from tiny_models import DENSE
-from tiny_recipe import tiny_recipe
+from tiny_recipe import tiny_recipe, write_recipe
 
 from pipeline.cache import Cache, read_json
 from pipeline.errors import InputError
+from pipeline.forecast import learning_tokens
 from pipeline.progress import Progress
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
+from pipeline.stages.drawn import drawn_recipes
+from pipeline.stages.gates import training_rows
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
-from pipeline.stages.texts import prepare
+from pipeline.stages.texts import prepare, protected
 
 TinyBase = Callable[..., Base]
 LEARNED = ("select.ffn.score=learned", "select.ffn.gates.steps=3")
@@ -83,6 +88,73 @@ def test_the_model_is_as_it_was(tiny_base: TinyBase, cache: Cache, measurer: Any
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
+def test_one_learning_serves_every_fraction(
+    tiny_base: TinyBase, cache: Cache, measurer: Any
+) -> None:
+    base, once = tiny_base("llama"), "select.ffn.gates.fraction=0.25"
+    plans = []
+    for fraction in (0.125, 0.25, 0.5):
+        own = measurer(base, cache, once, f"select.ffn.fraction={fraction}")
+        plans.append(chosen(own).plan)
+        assert own.has_run == (fraction == 0.125)
+    for less, more in pairwise(plans):
+        for layer in range(len(less.layers)):
+            assert {*less.removed_ffn(layer)} < {*more.removed_ffn(layer)}
+    own = measurer(base, cache)  # for its own fraction, which is the same
+    assert chosen(own).plan == plans[1]
+    assert not own.has_run
+
+
+def test_rows_of_protected_corpora_come_in_turn(
+    tiny_base: TinyBase, tmp_path: Path, cache: Cache, quiet: Progress
+) -> None:
+    base = tiny_base("llama")
+    folder = tmp_path / "recipe"
+    folder.mkdir()
+    verses = [f"rose {number} moon dew {number + 1} thou sigh" for number in range(60)]
+    lines = "".join(json.dumps({"text": verse}) + "\n" for verse in verses)
+    (folder / "verse.jsonl").write_text(lines)
+    common = {"genre": "any", "licence": "CC0", "use": "scored"}
+    retain = [
+        {"name": "much", "source": {"path": "prose.jsonl"}, "weight": 8, **common},
+        {"name": "verse", "source": {"path": "verse.jsonl"}, "protect": True, **common},
+    ]
+    settings = ("select.ffn.gates.rows=4", "select.ffn.gates.row_tokens=16", "gates=[]")
+    loaded = tiny_recipe(folder, base.model.path, *LEARNED, *settings, retain=retain)
+    texts = prepare(base, loaded, cache, quiet)
+    own = Measurer(base, loaded.recipe, texts.sequences, cache, quiet)
+    protected_NT = torch.cat(texts.sequences[protected("verse")].split(16, dim=1))
+    every = {tuple(row.tolist()) for row in protected_NT}
+    batches = list(training_rows(own, 5))
+    assert len(batches) == 5
+    for forget_NT, retain_NT in batches:
+        assert forget_NT.shape == retain_NT.shape == (4, 16)
+        assert all(tuple(row.tolist()) in every for row in retain_NT[1::2])
+    firsts = [tuple(row.tolist()) for _, retain_NT in batches for row in retain_NT[::2]]
+    assert sum(row in every for row in firsts) < len(firsts) / 2
+
+
+def test_no_more_rows_than_there_are(tiny_base: TinyBase, cache: Cache, measurer: Any) -> None:
+    own = measurer(tiny_base("llama"), cache, "select.ffn.gates.rows=1000000000")
+    forget_NT, _ = next(iter(training_rows(own, 1)))
+    assert len(forget_NT) == len(own.sequences["forget"])
+
+
+def test_what_is_impossible_is_not_learned_for(
+    tiny_base: TinyBase, cache: Cache, measurer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def massive(rms_LU: torch.Tensor, *_: object) -> torch.Tensor:
+        return torch.ones_like(rms_LU, dtype=torch.bool)
+
+    monkeypatch.setattr("pipeline.selection.scores.massive", massive)
+    own = measurer(tiny_base("llama"), cache)
+    own.measure()
+    own.has_run = False
+    with pytest.raises(InputError, match="protect"):
+        chosen(own)
+    assert not own.has_run
+
+
 def test_layers_together(tiny_base: TinyBase, cache: Cache, measurer: Any) -> None:
     options = ("select.policy=padded", "select.ffn.multiple_of=1")
     plan = chosen(measurer(tiny_base("llama"), cache, *options)).plan
@@ -101,15 +173,64 @@ def test_what_gates_cannot_be_learned_of(tiny_base: TinyBase, tmp_path: Path) ->
     )
     with pytest.raises(InputError, match="all weights must be in memory"):
         preflight(dense, loaded)
+    loaded = tiny_recipe(
+        tmp_path / "d",
+        mixture.model.path,
+        "select.ffn.multiple_of=16",
+        "curve={settings: [recipe, learned]}",
+    )
+    with pytest.raises(InputError, match="neurons of experts"):
+        preflight(mixture, loaded)
     with pytest.raises(InputError, match="take no steps"):
         tiny_recipe(tmp_path / "c", dense.model.path, *LEARNED, "select.steps=2")
+
+
+def test_check_refuses_what_a_run_refuses(
+    tiny_base: TinyBase, tmp_path: Path, unlearn: Unlearn
+) -> None:
+    mixture = tiny_base("mixtral").model.path
+    recipe = write_recipe(tmp_path / "a", mixture)
+    options = ("--set", "select.ffn.multiple_of=16", "--set")
+    for how in ("select.ffn.score=learned", "curve={settings: [learned]}"):
+        for verb in ("check", "run"):
+            result = unlearn(verb, recipe, *options, how, "--quiet")
+            assert result.code == 2
+            assert "gates are not learned for the neurons of experts" in result.err
+    result = unlearn("curve", recipe, *options[:2], "--settings", "learned", "--quiet")
+    assert result.code == 2
+    assert "gates are not learned for the neurons of experts" in result.err
+
+
+@pytest.mark.parametrize("much", ["retain_weight=1e39", "learning_rate=1e38", "fraction=1"])
+def test_nonsense_is_refused(tiny_base: TinyBase, tmp_path: Path, much: str) -> None:
+    with pytest.raises(InputError, match=f"select.ffn.gates.{much.split('=')[0]}"):
+        tiny_recipe(tmp_path, tiny_base("llama").model.path, f"select.ffn.gates.{much}")
+
+
+def test_what_learning_is_forecast_to_take(tiny_base: TinyBase, tmp_path: Path) -> None:
+    def tokens(*overrides: str) -> int:
+        gates = ("select.ffn.gates={steps: 10, rows: 2, row_tokens: 64}", *overrides)
+        loaded = tiny_recipe(tmp_path / "r", tiny_base("llama").model.path, *gates)
+        return learning_tokens(loaded.recipe, drawn_recipes(loaded))
+
+    once = 10 * 2 * 32 * 7  # sequences have 32 tokens
+    curve = "curve={settings: [recipe, learned, random, uncompensated], fractions: [0.25, 0.5]}"
+    assert tokens() == 0
+    assert tokens(curve) == 2 * once
+    assert tokens(LEARNED[0]) == once
+    assert tokens(LEARNED[0], curve) == 2 * once  # one of them is the recipe's own
+    assert tokens(LEARNED[0], curve, "select.ffn.gates.fraction=0.5") == once
+    until = "select.until={retain_drop: 0.1}"
+    assert tokens(LEARNED[0], until) == 7 * once
+    assert tokens(LEARNED[0], until, "select.ffn.gates.fraction=0.5") == once
 
 
 def test_a_run_forgets_more_than_a_random_cut_does(unlearn: Unlearn, learned_recipe: Path) -> None:
     """Of a model that knows both texts."""
     settings = ("learned", "random")
     result = unlearn(
-        "curve", learned_recipe, "--settings", ",".join(settings), "--fractions", "0.7", "--quiet"
+        *("curve", learned_recipe, "--settings", ",".join(settings), "--fractions", "0.5"),
+        *("--set", "compensate.enabled=false", "--quiet"),
     )
     assert result.code == 0, result.err
     rows = {row["setting"]: row for row in read_json(Path("out/tiny-curve/figures.json"))["points"]}
