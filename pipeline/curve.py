@@ -20,7 +20,7 @@ from pipeline.release.report.png import as_png
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import open_base, within
 from pipeline.stages.cuts import Cuts, changed_recipes
-from pipeline.stages.gates import check_gates_can_be_learned
+from pipeline.stages.learning import check_learning
 from pipeline.stages.measure import Cost
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.settings import Setting
@@ -118,7 +118,7 @@ def draw(
     with progress.stage("Base model"):
         base = open_base(resolve_model(loaded.recipe.model, loaded.folder, cache, progress))
         for recipe in recipes:
-            check_gates_can_be_learned(recipe, base.architecture)
+            check_learning(recipe, base.architecture)
     with progress.stage("Texts"):
         texts = prepare(base, loaded, cache, progress)
     with within(loaded.recipe.model.max_memory, base, cache) as base:

@@ -25,7 +25,8 @@ from pipeline.sources.models import describe_model
 from pipeline.sources.packing import held_out_rows, pack_side
 from pipeline.stages.described import described, parameter_counts
 from pipeline.stages.drawn import drawn_recipes
-from pipeline.stages.gates import check_gates_can_be_learned, learned_for
+from pipeline.stages.gates import learned_for
+from pipeline.stages.learning import check_learning, learns
 from pipeline.stages.measure import FLOAT32_BYTES, compensated_widths, moment_passes
 from pipeline.stages.preflight import (
     CONTEXT,
@@ -35,7 +36,7 @@ from pipeline.stages.preflight import (
     check_relabel,
     kept_sizes,
 )
-from pipeline.stages.search import PROBES
+from pipeline.stages.search import PROBES, scaled
 from pipeline.stages.shapes import SAME_SHARE, head_note
 from pipeline.surgery.coordinates import can_have_heads
 
@@ -85,7 +86,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
     check_relabel(recipe, architecture, known.config)
     drawn = drawn_recipes(loaded)
     for each in (recipe, *drawn):
-        check_gates_can_be_learned(each, architecture)
+        check_learning(each, architecture)
     after = _stored_after(recipe, architecture, sizes, kept)
     smaller = model.config | changed_sizes(model.config, architecture, sizes, after)
     smaller = relabelled_config(smaller, architecture, sizes, after.heads, known.config)
@@ -297,20 +298,23 @@ def _minutes(
 
 
 def learning_tokens(recipe: Recipe, drawn: Sequence[Recipe]) -> int:
-    """Tokens' worth of forward passes in which gates are learned, those of a curve's points too."""
-    every = ((learned_for(each), _tokens_of_gates(each)) for each in (recipe, *drawn))
-    tokens = sum({share: tokens for share, tokens in every if tokens}.values())
-    if recipe.select.until is not None and recipe.select.ffn.gates.fraction is None:
-        tokens += (PROBES - 1) * _tokens_of_gates(recipe)
+    """Tokens' worth of forward passes in which gates and maps are learned, each once.
+
+    Args:
+        recipe: of the run.
+        drawn: as each point of its curve changes it.
+    """
+    every = [recipe, *drawn]
+    if recipe.select.until is not None:
+        every += [scaled(recipe, number / PROBES) for number in range(1, PROBES)]
+    tokens = {}
+    for each in every:
+        for key, learning in learns(each):
+            share = learned_for(each) if key == "select.ffn.score" else each
+            row = min(learning.row_tokens, each.scoring.sequence_length)
+            tokens[f"{key} {share}"] = learning.steps * learning.rows * row
     # Retain text once as it is; both sides with gates, whose gradient is worth two passes.
-    return tokens * (1 + 2 * 3)
-
-
-def _tokens_of_gates(recipe: Recipe) -> int:
-    ffn, longest = recipe.select.ffn, recipe.scoring.sequence_length
-    if ffn.score != "learned" or not ffn.fraction:
-        return 0
-    return ffn.gates.steps * ffn.gates.rows * min(ffn.gates.row_tokens, longest)
+    return sum(tokens.values()) * (1 + 2 * 3)
 
 
 def _rate(dtype: str) -> float:

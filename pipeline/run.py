@@ -22,8 +22,8 @@ from pipeline.release.card import write_card
 from pipeline.release.report.page import write_report
 from pipeline.sources.model_folder import digest_of_weights
 from pipeline.sources.models import resolve_model
-from pipeline.stages.base import Base, load_model, open_base, within
-from pipeline.stages.choose import Choice, choose, masking
+from pipeline.stages.base import Base, load_model, masking, open_base, within
+from pipeline.stages.choose import Choice, choose
 from pipeline.stages.cut import write_checkpoint
 from pipeline.stages.drawn import drawn_curve
 from pipeline.stages.judge import evaluate_and_judge

@@ -41,9 +41,10 @@ from pipeline.sources.models import resolve_model
 from pipeline.sources.releases import fetch_release, model_source
 from pipeline.sources.remote_code import code_files, references
 from pipeline.stages.base import Base, open_base, within
-from pipeline.stages.choose import choose, compensate
+from pipeline.stages.choose import choose
 from pipeline.stages.cut import cuts_and_config
 from pipeline.stages.measure import Measurer
+from pipeline.stages.stand_ins import compensate
 from pipeline.stages.texts import prepare
 from pipeline.surgery.cut import parameters_of
 from pipeline.surgery.projections import projections
@@ -440,7 +441,7 @@ def _recompute(
         texts = prepare(base, loaded, anew, progress)
         measurer = Measurer(base, recipe, texts.sequences, anew, progress)
         choice = choose(base, recipe, measurer, progress)
-        maps = compensate(base, recipe, choice.measurement, plan, progress)
+        maps, _ = compensate(measurer, recipe, choice.measurement, plan)
     for kind, share in overlap(plan, choice.plan).items():
         notes.append(f"selected anew, {share:.1%} of the removed {kind} units are the same")
     released, _ = weight_files(folder)

@@ -120,9 +120,13 @@ class Recipe(Section):
                 if all(c.use == "scored" for other, c in self.corpora if other == side):
                     text = f"no {side} text is held out to judge points by (use: both or held_out)"
                     yield ("curve",), text, "", []
-        if self.select.ffn.score == "learned" and self.select.steps > 1:
-            text = "learned gates select at once, and take no steps"
-            yield ("select", "steps"), text, "", []
+        for learned, wanted in (
+            ("gates", self.select.ffn.score == "learned"),
+            ("maps", self.compensate.learning is not None),
+        ):
+            if wanted and self.select.steps > 1:
+                text = f"learned {learned} are for a selection at once, and take no steps"
+                yield ("select", "steps"), text, "", []
         if self.model.trust_remote_code and self.select.policy == "ragged":
             text = "ragged brings a modeling file, and cannot go with a base that has its own"
             yield ("select", "policy"), text, "", []

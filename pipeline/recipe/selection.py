@@ -64,15 +64,9 @@ class UnitSelection(Section):
     )
 
 
-class GateLearning(Section):
-    """How gates of FFN neurons are learned, where `score` is `learned`."""
+class Learning(Section):
+    """How something is learned by gradients on the scored text."""
 
-    fraction: PositiveFraction | None = Field(
-        None,
-        description="Share of the neurons for which gates are learned. Left out, it is what is "
-        "removed, and each fraction learns its own gates; with it, they are learned once, and "
-        "every fraction of a curve or of a search takes those that are most closed.",
-    )
     steps: Count = Field(60, description="Steps of Adam.")
     rows: Count = Field(
         4,
@@ -89,8 +83,17 @@ class GateLearning(Section):
         description="How much it counts that retain text stays as it was (KL divergence), beside "
         "how badly forget text is predicted (loss, at most 8 nats a token).",
     )
-    learning_rate: float = Field(
-        0.2, gt=0.0, le=10.0, description="Adam's learning rate of the gates."
+    learning_rate: float = Field(0.2, gt=0.0, le=10.0, description="Adam's learning rate.")
+
+
+class GateLearning(Learning):
+    """How gates of FFN neurons are learned, where `score` is `learned`."""
+
+    fraction: PositiveFraction | None = Field(
+        None,
+        description="Share of the neurons for which gates are learned. Left out, it is what is "
+        "removed, and each fraction learns its own gates; with it, they are learned once, and "
+        "every fraction of a curve or of a search takes those that are most closed.",
     )
 
 
@@ -226,10 +229,30 @@ class Select(Section):
         return self
 
 
+class MapLearning(Learning):
+    """How compensation maps are learned, all layers together."""
+
+    retain_weight: float = Field(
+        10.0, gt=0.0, le=1e6, description="As for gates, and for maps more counts what stays."
+    )
+    learning_rate: float = Field(
+        0.001,
+        gt=0.0,
+        le=1.0,
+        description="Adam's learning rate of the maps, on a scale where every unit has second "
+        "moment 1; after a few steps it falls to nothing.",
+    )
+
+
 class Compensate(Section):
     """Closed-form update of output projections: kept units stand in for removed ones."""
 
     enabled: bool = Field(True, description="Compensate the output projections on retain text.")
+    learning: MapLearning | None = Field(
+        None,
+        description="Then learn the maps by gradients through the whole model, beginning with "
+        "those in closed form; left out, these are taken.",
+    )
     ridge: float = Field(
         0.1,
         gt=0.0,

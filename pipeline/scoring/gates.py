@@ -1,31 +1,24 @@
 """Gates: which neurons serve the forget text alone, learned by gradients through the whole model.
 
 Scores look at one neuron at a time. Here each neuron's activation is multiplied by a gate
-g = σ((θ − τ)/T), and all θ are trained together (AdamW's Adam, no weight of the model changes) down
-
-    α · KL(model ‖ gated model) on retain text − min(CE, 8 nats) of the gated model on forget text
-
-per token, while τ keeps the mean of 1 − g at the share that is to be removed, in every layer or in
-all of them together. T falls, so that gates end near 0 or 1, as the cut will have them. Gates that
-are trained to prune are those of L0 regularisation (arXiv 1712.01312); that a mask can be trained
-to lose some knowledge and keep the rest is shown in arXiv 2310.03084.
+g = σ((θ − τ)/T), and all θ are trained together as `learning` says, while τ keeps the mean of 1 − g
+at the share that is to be removed, in every layer or in all of them together. T falls, so that
+gates end near 0 or 1, as the cut will have them. Gates that are trained to prune are those of L0
+regularisation (arXiv 1712.01312); that a mask can be trained to lose some knowledge and keep the
+rest is shown in arXiv 2310.03084.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from pipeline.errors import InputError
+from pipeline.scoring.learning import Batches, Logits, Manner, descend
 
-Logits = Callable[[Tensor], Tensor]  # of token ids [N, T], logits [N, T, V]
-
-MOST_LOSS = 8.0  # nats; a forget token that is lost so far is lost
 TEMPERATURES = (1.0, 0.25)  # T at first and at last
 OPEN, SHUT, SLOPE = 6.0, -3.0, 15.0  # θ at first: from the ranking that is known before
 SURELY = 40.0  # logits beyond which a gate is open, or shut
@@ -34,21 +27,15 @@ HALVINGS = 50  # of the interval in which τ lies
 
 @dataclass(frozen=True)
 class Goal:
-    """What gates are trained for.
+    """How much gates are to remove.
 
     Attributes:
-        share: of the neurons that is to be removed.
+        share: of the neurons.
         by_layer: in each layer so many, and not of all layers together.
-        retain_weight: α.
-        learning_rate: of θ.
-        steps: batches.
     """
 
     share: float
     by_layer: bool
-    retain_weight: float
-    learning_rate: float
-    steps: int
 
 
 def learn_gates(
@@ -56,8 +43,9 @@ def learn_gates(
     modules: Sequence[nn.Module],
     ranking_LU: Tensor,
     held_LU: Tensor,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Batches,
     goal: Goal,
+    manner: Manner,
     advance: Callable[[int], None],
 ) -> Tensor:
     """Return −θ of each neuron, float64 [L, U]: higher means "remove first".
@@ -67,38 +55,22 @@ def learn_gates(
         modules: output projections of its FFNs, a layer each; their inputs are gated.
         ranking_LU: scores that the gates begin with, higher means "remove first".
         held_LU: mask of neurons whose gate stays open.
-        batches: token ids of forget text and of retain text, [N, T] each.
-        goal: what they are trained for.
+        batches: one for each step.
+        goal: how much they are to remove.
+        manner: how they are trained.
         advance: called with 1 after each step.
 
     Raises:
         InputError: the loss, or a gradient, is not finite any more.
     """
     theta_LU = first_gates(ranking_LU.masked_fill(held_LU, -torch.inf), goal).requires_grad_()
-    optimiser = torch.optim.Adam([theta_LU], goal.learning_rate, betas=(0.9, 0.95))
-    for step, (forget_NT, retain_NT) in zip(range(goal.steps), batches, strict=False):
-        temperature = _temperature(step, goal.steps)
-        with torch.no_grad():
-            before = logits(retain_NT[:, :-1]).float().softmax(dim=-1)
-        with torch.enable_grad():
-            shift = _shift(theta_LU.detach(), held_LU, temperature, goal)
-            gates_LU = _gates(theta_LU, held_LU, temperature, shift)
-            with gated(modules, gates_LU):
-                found = logits(torch.cat([forget_NT, retain_NT])[:, :-1]).float()
-            lost, kept = found.split([len(forget_NT), len(retain_NT)])
-            loss = goal.retain_weight * _divergence(before, kept) - _forgetting(lost, forget_NT)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if not (loss.isfinite() and theta_LU.isfinite().all()):
-            raise InputError(
-                f"gates cannot be learned: step {step + 1} has a loss or gradients that are not "
-                "finite",
-                where="select.ffn.gates",
-                remedy="lower retain_weight or learning_rate, or set model.dtype to bfloat16 or "
-                "float32",
-            )
-        advance(1)
+
+    def changed(step: int) -> AbstractContextManager[None]:
+        temperature = _temperature(step, manner.steps)
+        shift = _shift(theta_LU.detach(), held_LU, temperature, goal)
+        return gated(modules, _gates(theta_LU, held_LU, temperature, shift))
+
+    descend([theta_LU], changed, logits, batches, manner, advance)
     return -theta_LU.detach().double()
 
 
@@ -150,18 +122,3 @@ def _shift(theta_LU: Tensor, held_LU: Tensor, temperature: float, goal: Goal) ->
         low_L1 = torch.where(share > goal.share, low_L1, middle_L1)
         high_L1 = torch.where(share > goal.share, middle_L1, high_L1)
     return high_L1
-
-
-def _divergence(before_NTV: Tensor, after_NTV: Tensor) -> Tensor:
-    """KL divergence of the next token's distribution, a token, in nats, plus a constant.
-
-    The constant is the entropy of what the model said before, which no gate changes.
-    """
-    return functional.cross_entropy(after_NTV.flatten(0, 1), before_NTV.flatten(0, 1))
-
-
-def _forgetting(logits_NTV: Tensor, ids_NT: Tensor) -> Tensor:
-    """Mean loss of the next tokens, none of which counts for more than `MOST_LOSS`."""
-    next_M = ids_NT[:, 1:].flatten().to(logits_NTV.device)
-    losses_M = functional.cross_entropy(logits_NTV.flatten(0, 1), next_M, reduction="none")
-    return losses_M.clamp(max=MOST_LOSS).mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -32,10 +32,12 @@ from pipeline.export.checkpoint import companions
 from pipeline.export.ragged import is_ragged
 from pipeline.export.ragged.modeling_unlearn import RaggedConfig, RaggedForCausalLM
 from pipeline.recipe.texts import MaxMemory
+from pipeline.selection.plan import Plan
 from pipeline.sources.explained import explained
 from pipeline.sources.model_folder import read_config
 from pipeline.sources.models import ResolvedModel
 from pipeline.sources.remote_code import empty_model, load_config
+from pipeline.surgery.masking import Maps, masked
 from pipeline.surgery.projections import Kind, projections
 from pipeline.surgery.safetensors_stream import TORCH_DTYPES, StoredTensor, stored_tensors
 
@@ -208,3 +210,8 @@ def _check_class_loads(
             output_loading_info=True,
         )
     check_all_found(info, folder)
+
+
+def masking(base: Base, plan: Plan, maps: Maps, model: nn.Module) -> AbstractContextManager[None]:
+    """Mask a loaded model by a plan."""
+    return masked(model, base.architecture, base.dimensions, plan, maps)

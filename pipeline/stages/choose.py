@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.architectures.description import Architecture, Dimensions
 from pipeline.export.checkpoint import relabelled
@@ -18,19 +17,18 @@ from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.recipe.selection import AttentionSelection, FeedForwardSelection
 from pipeline.scoring.importance import expert_importance, head_importance, unit_importance
-from pipeline.scoring.statistics import Statistics, load_second_moments
+from pipeline.scoring.statistics import Statistics
 from pipeline.selection import scores, uniform
 from pipeline.selection.histogram import histogram
 from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
-from pipeline.stages.base import Base
-from pipeline.stages.gates import learned
-from pipeline.stages.measure import Cost, Measurement, Measurer, compensated_kinds
+from pipeline.stages.base import Base, masking
+from pipeline.stages.gates import learned_gates
+from pipeline.stages.measure import Cost, Measurement, Measurer
 from pipeline.stages.shapes import Ranked, removed
-from pipeline.surgery.compensation import CompensationMap, compensation_map
+from pipeline.stages.stand_ins import compensate
 from pipeline.surgery.coordinates import can_have_heads
-from pipeline.surgery.masking import Maps, masked
-from pipeline.surgery.projections import projections
+from pipeline.surgery.masking import Maps
 
 ScoreSummary = dict[str, Any]  # figures, and a histogram
 
@@ -78,53 +76,15 @@ def choices(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) 
         ffn, learning = _ffn_ranking(base, recipe, measurer, measurement)
         started = perf_counter()
         plan, summary = _plan(base, recipe, measurement, step / steps, plan, ffn)
-        maps = compensate(base, recipe, measurement, plan, progress)
         cost = cost.and_then(measurement.cost).and_then(learning)
         cost = cost.and_then(Cost(perf_counter() - started, 0))
+        maps, compensating = compensate(measurer, recipe, measurement, plan)
+        cost = cost.and_then(compensating)
         yield Choice(plan, maps, measurement, summary, shape, cost)
 
 
 def _shape(recipe: Recipe) -> Shape:
     return Shape(recipe.select.policy == "ragged", recipe.select.attention.relabel)
-
-
-def compensate(
-    base: Base, recipe: Recipe, measurement: Measurement, plan: Plan, progress: Progress
-) -> Maps:
-    """Solve for the compensation of every output projection that the plan cuts.
-
-    Of a plan that the recipe did not make, it is that of the kinds of units that the recipe cuts.
-    """
-    maps: dict[str, CompensationMap] = {}
-    if not (kinds := compensated_kinds(recipe)):  # whole experts leave nothing to be stood in for
-        return maps
-    with progress.bar("compensation", len(plan.layers), "layers") as advance:
-        for layer in range(len(plan.layers)):
-            moments = load_second_moments(measurement.moments, layer)
-            forget = _forget_moments(recipe, measurement, layer)
-            for each in projections(base.architecture, base.dimensions, layer):
-                kept, removed = each.units_of(plan, layer, base.dimensions.head_dim)
-                # Of an expert that goes, nothing is left to compensate.
-                if kept and removed and each.kind in kinds:
-                    maps[each.key] = compensation_map(
-                        moments[each.name],
-                        kept,
-                        removed,
-                        ridge=recipe.compensate.ridge,
-                        silent_UU=forget.get(each.name),
-                        dtype=base.tensors[each.tensor].torch_dtype,
-                        where=each.key,
-                    )
-            advance(1)
-    return maps
-
-
-def _forget_moments(recipe: Recipe, measurement: Measurement, layer: int) -> dict[str, Tensor]:
-    """Weighted second moments of forget text, by projection; empty if they count for nothing."""
-    if measurement.forget_moments is None:
-        return {}
-    found = load_second_moments(measurement.forget_moments, layer)
-    return {name: each.mul_(recipe.compensate.forget_weight) for name, each in found.items()}
 
 
 def legal_heads(
@@ -136,11 +96,6 @@ def legal_heads(
     if recipe.select.attention.relabel:
         architecture = relabelled(architecture)
     return partial(can_have_heads, architecture, sizes)
-
-
-def masking(base: Base, plan: Plan, maps: Maps, model: nn.Module) -> AbstractContextManager[None]:
-    """Mask a loaded model by a plan."""
-    return masked(model, base.architecture, base.dimensions, plan, maps)
 
 
 def _measure(
@@ -175,7 +130,7 @@ def _ffn_ranking(
         return (scores_LU, protected_LU), Cost(0.0, 0)
     ranked = Ranked(base.dimensions, scores_LU, protected_LU, ffn.fraction, ffn.multiple_of)
     ranked.kept(recipe.select.policy)  # what no ranking can give is refused before it is learned
-    gates_LU, cost = learned(measurer, scores_LU, protected_LU)
+    gates_LU, cost = learned_gates(measurer, recipe, scores_LU, protected_LU)
     return (gates_LU, protected_LU), cost
 
 

@@ -23,6 +23,7 @@ from pipeline.selection.plan import Plan, Shape
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.measure import Measurer
+from pipeline.surgery.compensation import maps_digest
 from pipeline.surgery.coordinates import stored_sizes, tensor_cuts
 from pipeline.surgery.cut import SurgeryReport, cut_checkpoint
 from pipeline.surgery.tensor_cut import TensorCut
@@ -103,8 +104,7 @@ def kept_cut(stage: str, base: Base, recipe: Recipe, choice: Choice, cache: Cach
         "settings": base.settings,
         "plan": choice.plan.to_json(),
         "shape": asdict(choice.shape),
-        "compensate": recipe.compensate.model_dump(),
-        "measured": choice.measurement.moments.name,
+        "maps": maps_digest(choice.maps),
     }
 
     def fill(folder: Path) -> None:

@@ -5,7 +5,6 @@ Each is cached by what determined it.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -26,9 +25,10 @@ from pipeline.progress import Progress
 from pipeline.recipe import Recipe
 from pipeline.recipe.fields import Side
 from pipeline.selection.plan import Plan
-from pipeline.stages.base import Base
-from pipeline.stages.choose import Choice, masking
+from pipeline.stages.base import Base, masking
+from pipeline.stages.choose import Choice
 from pipeline.stages.measure import Cost
+from pipeline.surgery.compensation import maps_digest
 
 FORMAT = 1
 
@@ -94,7 +94,7 @@ class Judge:
         key = {
             **self._key(model.path, model.weights_sha256),
             "plan": choice.plan.to_json() if choice else None,
-            "maps": _maps_key(choice) if choice else None,
+            "maps": maps_digest(choice.maps) if choice else None,
         }
         folder = self.cache.get("curve", key, lambda new: self._ask(new, choice))
         found = read_json(folder / "documents.json")
@@ -199,16 +199,6 @@ def judges_by(sides: Mapping[str, Side], base: Hits, name: str) -> Judges:
 def hits_of(found: Mapping[str, Mapping[str, Any]]) -> Hits:
     """The hits among what `predict` answered, by text."""
     return {name: np.array(own["top1"], dtype=float) for name, own in found.items()}
-
-
-def _maps_key(choice: Choice) -> str | None:
-    """Digest of the maps; None if there are none."""
-    if not choice.maps:
-        return None
-    digest = hashlib.sha256()
-    for name, each in sorted(choice.maps.items()):
-        digest.update(name.encode() + each.map_PS.contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _share(plan: Plan) -> float:

@@ -16,7 +16,8 @@ C[S, S] + μ F[S, S] + Λ: what stands in on retain text keeps silent on forget 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -97,6 +98,16 @@ class CompensationMap:
         removed_HP = weight_HU[:, list(self.removed)].double()
         map_PS = self.map_PS.to(device=weight_HU.device, dtype=torch.float64)
         return (removed_HP @ map_PS).add_(kept_HS)
+
+
+def maps_digest(maps: Mapping[str, CompensationMap]) -> str | None:
+    """Digest of the maps of some projections; None if there are none."""
+    if not maps:
+        return None
+    digest = hashlib.sha256()
+    for name, each in sorted(maps.items()):
+        digest.update(name.encode() + each.map_PS.contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def compensation_map(

@@ -13,9 +13,11 @@ from torch.nn import functional
 
 from pipeline.errors import InputError
 from pipeline.scoring.gates import Goal, first_gates, gated, learn_gates
+from pipeline.scoring.learning import Manner
 
 WORDS = 8  # of which the first half is forget text, and the other half retain text
-GOAL = Goal(share=0.5, by_layer=True, retain_weight=4.0, learning_rate=0.3, steps=40)
+GOAL = Goal(share=0.5, by_layer=True)
+MANNER = Manner(steps=40, learning_rate=0.3, retain_weight=4.0, where="select.ffn.gates")
 
 
 class Counting(nn.Module):
@@ -53,9 +55,16 @@ def _batches() -> Iterator[tuple[Tensor, Tensor]]:
 def _learn(ranking_LU: Tensor, held_LU: Tensor, goal: Goal = GOAL) -> Tensor:
     model, steps = Counting().requires_grad_(False), []
     scores_LU = learn_gates(
-        model.logits, list(model.layers), ranking_LU, held_LU, _batches(), goal, steps.append
+        model.logits,
+        list(model.layers),
+        ranking_LU,
+        held_LU,
+        _batches(),
+        goal,
+        MANNER,
+        steps.append,
     )
-    assert steps == [1] * goal.steps
+    assert steps == [1] * MANNER.steps
     return scores_LU
 
 
@@ -88,7 +97,8 @@ def test_so_much_is_removed_at_every_step(
     by_layer: bool, share: float, steps: int, learning_rate: float
 ) -> None:
     model, shares = Counting().requires_grad_(False), []
-    goal = Goal(share, by_layer, GOAL.retain_weight, learning_rate, steps)
+    goal = Goal(share, by_layer)
+    manner = replace(MANNER, learning_rate=learning_rate, steps=steps)
     ones_NTW = torch.ones(1, 1, WORDS)
 
     def logits(ids_NT: Tensor) -> Tensor:
@@ -104,7 +114,9 @@ def test_so_much_is_removed_at_every_step(
 
     ranking_LU = torch.rand(2, WORDS, generator=torch.Generator().manual_seed(1))
     none_LU = torch.zeros(2, WORDS, dtype=torch.bool)
-    learn_gates(logits, list(model.layers), ranking_LU, none_LU, _batches(), goal, lambda _: None)
+    learn_gates(
+        logits, list(model.layers), ranking_LU, none_LU, _batches(), goal, manner, lambda _: None
+    )
     assert len(shares) == steps
     for removed_LU in shares:
         parts = removed_LU.mean(dim=1) if by_layer else removed_LU.mean()[None]
@@ -126,6 +138,7 @@ def test_a_loss_that_is_not_finite_ends_it() -> None:
             none_LU,
             _batches(),
             GOAL,
+            MANNER,
             steps.append,
         )
 

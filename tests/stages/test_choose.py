@@ -20,8 +20,8 @@ from pipeline.scoring.statistics import load_second_moments
 from pipeline.selection import scores
 from pipeline.selection.plan import complement
 from pipeline.stages import measure
-from pipeline.stages.base import Base
-from pipeline.stages.choose import Choice, choose, masking
+from pipeline.stages.base import Base, masking
+from pipeline.stages.choose import Choice, choose
 from pipeline.stages.measure import Measurer
 from pipeline.stages.shapes import cost_lines
 from pipeline.stages.texts import prepare

@@ -21,7 +21,7 @@ from pipeline.progress import Progress
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.drawn import drawn_recipes
-from pipeline.stages.gates import training_rows
+from pipeline.stages.learning import training_rows
 from pipeline.stages.measure import Measurer
 from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import prepare, protected
@@ -105,6 +105,16 @@ def test_one_learning_serves_every_fraction(
     assert not own.has_run
 
 
+def test_a_shared_scoring_learns_for_each_fraction(
+    tiny_base: TinyBase, tmp_path: Path, cache: Cache, measurer: Any
+) -> None:
+    base = tiny_base("llama")
+    shared, own = (measurer(base, cache, f"select.ffn.fraction={x}") for x in (0.25, 0.5))
+    asked = own.recipe
+    assert choose(base, asked, shared, shared.progress).plan == chosen(own).plan
+    assert shared.has_run and not own.has_run
+
+
 def test_rows_of_protected_corpora_come_in_turn(
     tiny_base: TinyBase, tmp_path: Path, cache: Cache, quiet: Progress
 ) -> None:
@@ -125,8 +135,8 @@ def test_rows_of_protected_corpora_come_in_turn(
     own = Measurer(base, loaded.recipe, texts.sequences, cache, quiet)
     protected_NT = torch.cat(texts.sequences[protected("verse")].split(16, dim=1))
     every = {tuple(row.tolist()) for row in protected_NT}
-    batches = list(training_rows(own, 5))
-    assert len(batches) == 5
+    batches = list(training_rows(own, own.recipe.select.ffn.gates, seed=0))
+    assert len(batches) == 3
     for forget_NT, retain_NT in batches:
         assert forget_NT.shape == retain_NT.shape == (4, 16)
         assert all(tuple(row.tolist()) in every for row in retain_NT[1::2])
@@ -136,7 +146,7 @@ def test_rows_of_protected_corpora_come_in_turn(
 
 def test_no_more_rows_than_there_are(tiny_base: TinyBase, cache: Cache, measurer: Any) -> None:
     own = measurer(tiny_base("llama"), cache, "select.ffn.gates.rows=1000000000")
-    forget_NT, _ = next(iter(training_rows(own, 1)))
+    forget_NT, _ = next(iter(training_rows(own, own.recipe.select.ffn.gates, seed=0)))
     assert len(forget_NT) == len(own.sequences["forget"])
 
 
@@ -195,10 +205,10 @@ def test_check_refuses_what_a_run_refuses(
         for verb in ("check", "run"):
             result = unlearn(verb, recipe, *options, how, "--quiet")
             assert result.code == 2
-            assert "gates are not learned for the neurons of experts" in result.err
+            assert "nothing is learned by gradients of the neurons of experts" in result.err
     result = unlearn("curve", recipe, *options[:2], "--settings", "learned", "--quiet")
     assert result.code == 2
-    assert "gates are not learned for the neurons of experts" in result.err
+    assert "nothing is learned by gradients of the neurons of experts" in result.err
 
 
 @pytest.mark.parametrize("much", ["retain_weight=1e39", "learning_rate=1e38", "fraction=1"])

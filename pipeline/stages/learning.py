@@ -1,0 +1,104 @@
+"""What is learned of a recipe by gradients: what it takes, and on which text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle, islice
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.architectures.description import Architecture
+from pipeline.errors import InputError
+from pipeline.evaluation.tuning import batches, rows_of
+from pipeline.placement import input_device
+from pipeline.recipe import Recipe
+from pipeline.recipe.fields import Side
+from pipeline.recipe.selection import Learning
+from pipeline.scoring.learning import Logits, Manner
+from pipeline.stages.measure import Measurer, Sequences, token_digest
+
+ADAM = 4  # float32 numbers of each that is trained: itself, its gradient, and Adam's two
+
+
+def learns(recipe: Recipe) -> Iterator[tuple[str, Learning]]:
+    """Yield what a recipe learns by gradients: the key that asks for it, and how."""
+    ffn, compensate = recipe.select.ffn, recipe.compensate
+    if ffn.score == "learned" and ffn.fraction:
+        yield "select.ffn.score", ffn.gates
+    if compensate.enabled and compensate.learning is not None:
+        yield "compensate.learning", compensate.learning
+
+
+def check_learning(recipe: Recipe, architecture: Architecture) -> None:
+    """Check that gradients can be had of a model, if a recipe learns anything by them.
+
+    Raises:
+        InputError: it is a mixture of experts, or some of its weights may not be in memory.
+    """
+    for key, _ in learns(recipe):
+        remedy = "leave it out" if key != "select.ffn.score" else "set it to contribution"
+        if architecture.feed_forward.experts is not None:
+            raise InputError(
+                "nothing is learned by gradients of the neurons of experts",
+                where=key,
+                remedy=remedy,
+            )
+        if recipe.model.max_memory is not None:
+            raise InputError(
+                f"{key} learns by gradients, for which all weights must be in memory",
+                where="model.max_memory",
+                remedy=f"leave it out, or, of {key}, {remedy}",
+            )
+
+
+def manner_of(learning: Learning, where: str) -> Manner:
+    """How something is trained, by its section of a recipe."""
+    return Manner(learning.steps, learning.learning_rate, learning.retain_weight, where)
+
+
+def logits_of(model: nn.Module) -> Logits:
+    """What runs a model."""
+    return lambda ids_NT: model(input_ids=ids_NT, use_cache=False).logits
+
+
+@contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Let no gradient reach a model's own weights inside the block."""
+    trainable = [each for each in model.parameters() if each.requires_grad]
+    try:
+        for each in trainable:
+            each.requires_grad_(False)
+        yield
+    finally:
+        for each in trainable:
+            each.requires_grad_(True)
+
+
+def texts_key(sequences: Sequences) -> dict[str, str]:
+    """What of the texts decides what is learned, as part of a key."""
+    return {name: token_digest(ids_NS) for name, ids_NS in sequences.items()}
+
+
+def training_rows(
+    measurer: Measurer, learning: Learning, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield rows of both sides for each step, all over the scored text.
+
+    Rows of retain text are those of all of it and of each protected corpus in turn.
+    """
+    device, retain = input_device(measurer.model()), dict(measurer.sequences)
+    forget_NT = _rows([retain.pop("forget")], learning, seed, "forget")
+    retain_NT = _rows(list(retain.values()), learning, seed, "retain")
+    for one_NT, other_NT in islice(zip(forget_NT, retain_NT, strict=True), learning.steps):
+        yield one_NT.to(device), other_NT.to(device)
+
+
+def _rows(texts: Sequence[Tensor], learning: Learning, seed: int, side: Side) -> Iterator[Tensor]:
+    """Yield batches without end, of rows of each text in turn, and of no more than there are."""
+    rows = [rows_of(ids_NS, ids_NS.numel(), seed, learning.row_tokens, side) for ids_NS in texts]
+    number = min(learning.rows, sum(map(len, rows)))
+    in_turn = cycle([batches(each_NT, seed, 1) for each_NT in rows])
+    while True:
+        yield torch.cat([next(next(in_turn)) for _ in range(number)])
