@@ -232,8 +232,16 @@ class Select(Section):
 class MapLearning(Learning):
     """How compensation maps are learned, all layers together."""
 
+    steps: Count = Field(40, description="Steps of Adam.")
+    row_tokens: int = Field(
+        256, ge=2, strict=True, description="Tokens in a row, and those of a sequence at most."
+    )
     retain_weight: float = Field(
-        10.0, gt=0.0, le=1e6, description="As for gates, and for maps more counts what stays."
+        100.0,
+        gt=0.0,
+        le=1e6,
+        description="As for gates. Maps can silence forget text altogether, and what is near it: "
+        "less weight costs retain text more, and with much more nothing but retain text counts.",
     )
     learning_rate: float = Field(
         0.001,
