@@ -18,6 +18,7 @@ from pipeline.recipe_file import LoadedRecipe
 from pipeline.sources.models import resolve_model
 from pipeline.stages.base import open_base
 from pipeline.stages.compared import LEAST_BUDGET, Comparing, Comparison, Terms
+from pipeline.stages.learning import check_learning
 from pipeline.stages.texts import prepare
 
 FILES = ("compare.csv", "compare.json")
@@ -41,6 +42,7 @@ def compare(
     """
     with progress.stage("Base model"):
         base = open_base(resolve_model(loaded.recipe.model, loaded.folder, cache, progress))
+        check_learning(loaded.recipe, base.architecture)
     with progress.stage("Texts"):
         texts = prepare(base, _with_selection(loaded, terms.judged), cache, progress)
     return Comparing(base, loaded.recipe, texts, terms, cache, progress).all(ways)

@@ -26,7 +26,7 @@ from pipeline.sources.packing import held_out_rows, pack_side
 from pipeline.stages.described import described, parameter_counts
 from pipeline.stages.drawn import drawn_recipes
 from pipeline.stages.gates import learned_for
-from pipeline.stages.learning import check_learning, learns
+from pipeline.stages.learning import GATES, MAPS, check_learning, learns
 from pipeline.stages.measure import FLOAT32_BYTES, compensated_widths, moment_passes
 from pipeline.stages.preflight import (
     CONTEXT,
@@ -126,6 +126,7 @@ def forecast(loaded: LoadedRecipe, cache: Cache, progress: Progress) -> dict[str
         ),
         "output_bytes": output + _maps_bytes(recipe, sizes, kept),
         "cache_bytes": _cache_bytes(recipe, sizes, parameters, model.ready)
+        + (1 + len(drawn)) * _learned_bytes(recipe, sizes, kept)
         + (output if recipe.control is not None else 0),
     }
 
@@ -272,9 +273,18 @@ def _cache_bytes(recipe: Recipe, sizes: Dimensions, parameters: int, ready: bool
 
 
 def _maps_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
-    """Compensation maps in float32 beside the checkpoint, removed × kept entries each."""
-    if not recipe.compensate.publish_maps:
-        return 0
+    """Compensation maps in float32 beside the checkpoint."""
+    return _bytes_of_maps(recipe, sizes, kept) if recipe.compensate.publish_maps else 0
+
+
+def _learned_bytes(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
+    """Maps of one cut that are kept in the cache, because they took learning."""
+    learned = any(key == MAPS for key, _ in learns(recipe))
+    return _bytes_of_maps(recipe, sizes, kept) if learned else 0
+
+
+def _bytes_of_maps(recipe: Recipe, sizes: Dimensions, kept: Dimensions) -> int:
+    """In float32, removed × kept entries each."""
     before, after = (compensated_widths(recipe, each, kept.experts) for each in (sizes, kept))
     each = sum((was - left) * left for was, left in zip(before, after, strict=True))
     return FLOAT32_BYTES * sizes.layers * each
@@ -305,15 +315,16 @@ def learning_tokens(recipe: Recipe, drawn: Sequence[Recipe]) -> int:
         drawn: as each point of its curve changes it.
     """
     every = [recipe, *drawn]
-    if recipe.select.until is not None:
-        every += [scaled(recipe, number / PROBES) for number in range(1, PROBES)]
+    if (until := recipe.select.until) is not None:
+        probes = PROBES * sum(each is not None for each in (until.retain_drop, until.forget))
+        every += [scaled(recipe, number / probes) for number in range(1, probes)]
     tokens = {}
     for each in every:
         for key, learning in learns(each):
-            share = learned_for(each) if key == "select.ffn.score" else each
+            learned = f"gates {learned_for(each)}" if key == GATES else f"maps {each}"
             row = min(learning.row_tokens, each.scoring.sequence_length)
-            tokens[f"{key} {share}"] = learning.steps * learning.rows * row
-    # Retain text once as it is; both sides with gates, whose gradient is worth two passes.
+            tokens[learned] = learning.steps * learning.rows * row
+    # Retain text once as it is; both sides changed, and its gradient is worth two passes.
     return sum(tokens.values()) * (1 + 2 * 3)
 
 

@@ -25,8 +25,9 @@ from pipeline.sources.models import resolve_model
 from pipeline.stages.base import Base, load_model, masking, open_base, within
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.cut import write_checkpoint
-from pipeline.stages.drawn import drawn_curve
+from pipeline.stages.drawn import drawn_curve, drawn_recipes
 from pipeline.stages.judge import evaluate_and_judge
+from pipeline.stages.learning import check_learning
 from pipeline.stages.measure import Measurer
 from pipeline.stages.output import check_inputs, check_target, claimed, finished
 from pipeline.stages.preflight import preflight
@@ -96,6 +97,8 @@ class Run:
         with self.progress.stage("Texts"):
             texts = prepare(base, self.loaded, self.cache, self.progress)
         with self.progress.stage("Tasks and gates"):
+            for each in (self.recipe, *drawn_recipes(self.loaded)):
+                check_learning(each, base.architecture)
             run_key = self._run_key(base, texts, preflight(base, self.loaded))
         if (manifest := finished(target, run_key)) is not None:
             self.progress.say(f"{target} holds exactly this run already; nothing to do")

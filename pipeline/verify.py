@@ -43,6 +43,7 @@ from pipeline.sources.remote_code import code_files, references
 from pipeline.stages.base import Base, open_base, within
 from pipeline.stages.choose import choose
 from pipeline.stages.cut import cuts_and_config
+from pipeline.stages.learning import check_learning
 from pipeline.stages.measure import Measurer
 from pipeline.stages.stand_ins import compensate
 from pipeline.stages.texts import prepare
@@ -431,6 +432,7 @@ def _recompute(
 ) -> list[Finding]:
     """Derive the compensation from the corpora, and compare the released weights with it."""
     recipe = loaded.recipe
+    check_learning(recipe, base.architecture)
     cache.root.mkdir(parents=True, exist_ok=True)
     # A cache of its own: what made the release on this machine is no witness for it.
     with (

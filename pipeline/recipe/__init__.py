@@ -121,8 +121,8 @@ class Recipe(Section):
                     text = f"no {side} text is held out to judge points by (use: both or held_out)"
                     yield ("curve",), text, "", []
         for learned, wanted in (
-            ("gates", self.select.ffn.score == "learned"),
-            ("maps", self.compensate.learning is not None),
+            ("gates", self.select.ffn.score == "learned" and self.select.ffn.fraction),
+            ("maps", self.compensate.learning is not None and self.compensate.enabled),
         ):
             if wanted and self.select.steps > 1:
                 text = f"learned {learned} are for a selection at once, and take no steps"

@@ -253,7 +253,7 @@ class MapLearning(Learning):
 
 
 class Compensate(Section):
-    """Closed-form update of output projections: kept units stand in for removed ones."""
+    """Update of output projections: kept units stand in for removed ones."""
 
     enabled: bool = Field(True, description="Compensate the output projections on retain text.")
     learning: MapLearning | None = Field(

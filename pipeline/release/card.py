@@ -13,6 +13,7 @@ from pipeline.release.facts import (
     baselines,
     curve_points,
     gates_were_learned,
+    maps_were_learned,
     named_base,
     removed_units,
     told_base,
@@ -48,6 +49,7 @@ def card_text(manifest: dict[str, Any]) -> str:
         ragged=manifest["recipe"].get("select", {}).get("policy") == "ragged",
         baselines=baselines(manifest["recipe"].get("select", {})),
         learned=gates_were_learned(manifest["recipe"].get("select", {})),
+        taught=maps_were_learned(manifest["recipe"]),
         removed=removed_units(manifest["units"]),
     )
 

@@ -86,3 +86,9 @@ def gates_were_learned(select: dict[str, Any]) -> bool:
     """Whether FFN neurons were chosen by gates that were trained on the texts."""
     ffn = select.get("ffn", {})
     return bool(ffn.get("fraction")) and ffn.get("score") == "learned"
+
+
+def maps_were_learned(recipe: dict[str, Any]) -> bool:
+    """Whether compensation was trained on the texts, away from those to forget."""
+    compensate = recipe.get("compensate", {})
+    return compensate.get("enabled") is True and compensate.get("learning") is not None

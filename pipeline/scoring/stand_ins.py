@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -38,11 +39,6 @@ class StandIn:
     map_PS: Tensor
     scale_U: Tensor
 
-    def units(self) -> Tensor:
-        """The unit of each entry of the map, [P, S]."""
-        scale_U = torch.where(self.scale_U > 0, self.scale_U, 1.0).float()
-        return scale_U[self.removed][:, None] / scale_U[self.kept][None, :]
-
 
 def learn_maps(
     logits: Logits,
@@ -65,34 +61,48 @@ def learn_maps(
     Raises:
         InputError: the loss, or a gradient, is not finite any more.
     """
-    units = [each.units() for each in stand_ins]
-    scaled = [
-        (each.map_PS.float() / unit_PS).requires_grad_()
-        for each, unit_PS in zip(stand_ins, units, strict=True)
-    ]
+    trained = [_Trained(each) for each in stand_ins]
 
     @contextmanager
     def changed(_step: int) -> Iterator[None]:
         with masking(), ExitStack() as stack:
-            for each, own_PS, unit_PS in zip(stand_ins, scaled, units, strict=True):
-                hook = _standing_in(each.kept, each.removed, own_PS * unit_PS)
-                stack.callback(each.module.register_forward_pre_hook(hook).remove)
+            for each in trained:
+                stack.callback(each.module.register_forward_pre_hook(each.standing_in).remove)
             yield
 
-    def share(step: int) -> float:
-        return min(1.0, (step + 1) / WARMUP) * (1 - step / manner.steps)
-
-    descend(scaled, changed, logits, batches, manner, advance, share)
-    return [own_PS.detach() * unit_PS for own_PS, unit_PS in zip(scaled, units, strict=True)]
+    rate = partial(share_of_rate, steps=manner.steps)
+    descend([each.scaled_PS for each in trained], changed, logits, batches, manner, advance, rate)
+    return [each.map() for each in trained]
 
 
-def _standing_in(
-    kept: Tensor, removed: Tensor, map_PS: Tensor
-) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor]]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+def share_of_rate(step: int, steps: int) -> float:
+    """Share of the learning rate in a step, counted from 0."""
+    return min(1.0, (step + 1) / WARMUP) * (1 - step / steps)
+
+
+class _Trained:
+    """A map that is trained, on the device of its projection.
+
+    Inputs that never fire have scale 0 and inverse 0: nothing stands in for them, nor they for any.
+    """
+
+    def __init__(self, first: StandIn) -> None:
+        self.module = first.module
+        device = next(first.module.parameters()).device
+        self.kept, self.removed = first.kept.to(device), first.removed.to(device)
+        scale_U = first.scale_U.float().to(device)
+        inverse_U = torch.where(scale_U > 0, 1.0 / scale_U, 0.0)
+        self.scale_P, self.inverse_S = scale_U[self.removed], inverse_U[self.kept]
+        scaled_PS = first.map_PS.float().to(device) * scale_U[self.kept]
+        self.scaled_PS = (inverse_U[self.removed][:, None] * scaled_PS).requires_grad_()
+
+    def standing_in(self, _module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor]:
+        """What the projection is given: removed inputs are those that the map gives."""
         x = inputs[0]
-        kept_S = x.index_select(-1, kept.to(x.device))
-        found_P = kept_S @ map_PS.to(device=x.device, dtype=x.dtype).T
-        return (x.index_copy(-1, removed.to(x.device), found_P),)
+        kept_S = (x.index_select(-1, self.kept) * self.inverse_S).to(x.dtype)
+        found_P = (kept_S @ self.scaled_PS.to(x.dtype).T) * self.scale_P
+        return (x.index_copy(-1, self.removed, found_P.to(x.dtype)),)
 
-    return hook
+    def map(self) -> Tensor:
+        """M, float32 [P, S], on the CPU."""
+        return (self.scaled_PS.detach() * self.scale_P[:, None] * self.inverse_S).cpu()

@@ -23,7 +23,8 @@ from pipeline.selection.histogram import histogram
 from pipeline.selection.overall import keep_lowest_overall
 from pipeline.selection.plan import LayerPlan, Plan, Shape, complement
 from pipeline.stages.base import Base, masking
-from pipeline.stages.gates import learned_gates
+from pipeline.stages.gates import learned_for, learned_gates
+from pipeline.stages.learning import check_learning
 from pipeline.stages.measure import Cost, Measurement, Measurer
 from pipeline.stages.shapes import Ranked, removed
 from pipeline.stages.stand_ins import compensate
@@ -64,6 +65,7 @@ def choose(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -
 
 def choices(base: Base, recipe: Recipe, measurer: Measurer, progress: Progress) -> Iterator[Choice]:
     """Yield what is selected after each step; the next one is scored when it is asked for."""
+    check_learning(recipe, base.architecture)
     steps, shape = recipe.select.steps, _shape(recipe)
     plan: Plan | None = None
     maps: Maps = {}
@@ -128,8 +130,10 @@ def _ffn_ranking(
     scores_LU, protected_LU = _ffn_scores(base, ffn, measurement, recipe.seed)
     if ffn.score != "learned":
         return (scores_LU, protected_LU), Cost(0.0, 0)
-    ranked = Ranked(base.dimensions, scores_LU, protected_LU, ffn.fraction, ffn.multiple_of)
-    ranked.kept(recipe.select.policy)  # what no ranking can give is refused before it is learned
+    # What no ranking can give is refused before it is learned.
+    for fraction in (ffn.fraction, learned_for(recipe)):
+        ranked = Ranked(base.dimensions, scores_LU, protected_LU, fraction, ffn.multiple_of)
+        ranked.kept(recipe.select.policy)
     gates_LU, cost = learned_gates(measurer, recipe, scores_LU, protected_LU)
     return (gates_LU, protected_LU), cost
 

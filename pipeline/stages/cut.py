@@ -114,9 +114,15 @@ def kept_cut(stage: str, base: Base, recipe: Recipe, choice: Choice, cache: Cach
 
 
 def as_control(recipe: Recipe, control: Control) -> Recipe:
-    """The recipe with other scores, and nothing else that changes what is cut."""
+    """The recipe with other scores, compensated in closed form, and cut alike.
+
+    Learned maps are trained away from forget text, whatever they stand in for: a control that has
+    them would show that, and not what a cut of its shape does.
+    """
     select = recipe.select
     score = {"score": control.score}
     ffn, attention = (kind.model_copy(update=score) for kind in (select.ffn, select.attention))
     select = select.model_copy(update={"steps": 1, "ffn": ffn, "attention": attention})
-    return recipe.model_copy(update={"select": select, "seed": control.seed})
+    compensate = recipe.compensate.model_copy(update={"learning": None})
+    changes = {"select": select, "compensate": compensate, "seed": control.seed}
+    return recipe.model_copy(update=changes)

@@ -32,7 +32,9 @@ def changed_recipes(
     """
     recipes = []
     for setting, fraction in product(settings, fractions):
-        changed = _changed(loaded, setting, fraction).recipe
+        at_once = setting.step is None
+        made = _changed(loaded, setting, fraction) if at_once else _stepped(loaded, setting)
+        changed = made.recipe
         if _split(changed) != _split(loaded.recipe):
             raise InputError(
                 "it changes which text is scored and which is held out, and all settings are "
@@ -92,8 +94,7 @@ class Cuts:
                 recipe = _changed(self.loaded, setting, fraction).recipe
                 yield fraction, choose(self.base, recipe, measurer, self.progress)
             return
-        steps = round(1 / setting.step) - 1
-        changed = _changed(self.loaded, setting, setting.step * steps, f"select.steps={steps}")
+        changed = _stepped(self.loaded, setting)
         measurer = self._measurer(changed, changed.recipe)
         made = choices(self.base, changed.recipe, measurer, self.progress)
         for number, choice in enumerate(made, 1):
@@ -134,6 +135,13 @@ class Cuts:
 def _changed(loaded: LoadedRecipe, setting: Setting, fraction: float, *more: str) -> LoadedRecipe:
     overrides = (*loaded.overrides, *setting.overrides, f"{setting.key}={fraction:g}", *more)
     return load_recipe(str(loaded.path), overrides)
+
+
+def _stepped(loaded: LoadedRecipe, setting: Setting) -> LoadedRecipe:
+    """The recipe as a setting changes it that scores again after each step, to the last."""
+    assert setting.step is not None
+    steps = round(1 / setting.step) - 1
+    return _changed(loaded, setting, setting.step * steps, f"select.steps={steps}")
 
 
 def _split(recipe: Recipe) -> tuple[Any, ...]:

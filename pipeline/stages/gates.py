@@ -46,6 +46,8 @@ def learned_gates(
     if by_layer:
         units = ranking_LU.shape[1]
         fraction = 1 - kept_width(units, fraction, recipe.select.ffn.multiple_of) / units
+    if not fraction:  # which rounds to no neuron: there is nothing to learn
+        return ranking_LU, Cost(0.0, 0)
     order = ranking_LU if by_layer else ranking_LU.flatten()  # all that counts of the ranking
     key = {
         **measurer.model_key(),

@@ -17,39 +17,40 @@ from pipeline.recipe import Recipe
 from pipeline.recipe.fields import Side
 from pipeline.recipe.selection import Learning
 from pipeline.scoring.learning import Logits, Manner
-from pipeline.stages.measure import Measurer, Sequences, token_digest
+from pipeline.stages.measure import Measurer, Sequences, compensated_kinds, token_digest
 
+GATES, MAPS = "select.ffn.score", "compensate.learning"  # keys that ask for them
 ADAM = 4  # float32 numbers of each that is trained: itself, its gradient, and Adam's two
 
 
 def learns(recipe: Recipe) -> Iterator[tuple[str, Learning]]:
     """Yield what a recipe learns by gradients: the key that asks for it, and how."""
-    ffn, compensate = recipe.select.ffn, recipe.compensate
-    if ffn.score == "learned" and ffn.fraction:
-        yield "select.ffn.score", ffn.gates
-    if compensate.enabled and compensate.learning is not None:
-        yield "compensate.learning", compensate.learning
+    if recipe.select.ffn.score == "learned" and recipe.select.ffn.fraction:
+        yield GATES, recipe.select.ffn.gates
+    if recipe.compensate.learning is not None and compensated_kinds(recipe):
+        yield MAPS, recipe.compensate.learning
 
 
 def check_learning(recipe: Recipe, architecture: Architecture) -> None:
     """Check that gradients can be had of a model, if a recipe learns anything by them.
 
     Raises:
-        InputError: it is a mixture of experts, or some of its weights may not be in memory.
+        InputError: it is of the neurons of experts, or some weights may not be in memory.
     """
+    cuts_experts = architecture.feed_forward.experts is not None and recipe.select.ffn.fraction
     for key, _ in learns(recipe):
-        remedy = "leave it out" if key != "select.ffn.score" else "set it to contribution"
-        if architecture.feed_forward.experts is not None:
+        instead = "set it to contribution" if key == GATES else "leave it out"
+        if cuts_experts:
             raise InputError(
                 "nothing is learned by gradients of the neurons of experts",
                 where=key,
-                remedy=remedy,
+                remedy=instead,
             )
         if recipe.model.max_memory is not None:
             raise InputError(
-                f"{key} learns by gradients, for which all weights must be in memory",
+                f"{key} asks for gradients, for which all weights must be in memory",
                 where="model.max_memory",
-                remedy=f"leave it out, or, of {key}, {remedy}",
+                remedy=f"leave it out; or keep it, and of {key}, {instead}",
             )
 
 

@@ -18,8 +18,6 @@ from pipeline.selection import uniform
 from pipeline.sources.packing import as_chat
 from pipeline.stages.base import Base
 from pipeline.stages.choose import legal_heads
-from pipeline.stages.drawn import drawn_recipes
-from pipeline.stages.learning import check_learning
 
 CONTEXT = "max_position_embeddings"  # the config's name for it, in all described families
 
@@ -35,8 +33,6 @@ def preflight(base: Base, loaded: LoadedRecipe) -> list[str]:
     recipe = loaded.recipe
     kept_sizes(recipe, base.architecture, base.dimensions)
     check_relabel(recipe, base.architecture, base.config)
-    for each in (recipe, *drawn_recipes(loaded)):
-        check_learning(each, base.architecture)
     check_context(recipe, getattr(base.config, CONTEXT, None), base.model.name)
     check_chat_template(recipe, base.tokenizer, base.model.name)
     folders = [loaded.folder / name for name in recipe.evaluate.task_folders]

@@ -18,6 +18,7 @@ from pipeline.recipe import Recipe
 from pipeline.recipe.selection import Until
 from pipeline.stages.base import Base
 from pipeline.stages.choose import choose
+from pipeline.stages.learning import learns
 from pipeline.stages.measure import Measurer
 from pipeline.stages.points import Judge, Point
 from pipeline.stages.texts import Texts
@@ -108,8 +109,8 @@ def search(
     judges = judge.judges()
     measurer.measure()
     measurer.release()
-    at_once = recipe.select.steps == 1 and recipe.select.ffn.score != "learned"
-    quiet = Progress("quiet") if at_once else progress  # each finds its scoring cached
+    short = recipe.select.steps == 1 and not list(learns(recipe))  # each finds its scoring cached
+    quiet = Progress("quiet") if short else progress
     again = Measurer(base, recipe, texts.sequences, cache, quiet)
     trial = _Trial(base, recipe, again, judge, judges, progress, quiet)
     least, reason = PORTIONS, "all that the fractions allow"

@@ -129,7 +129,8 @@ def _learned(
                 advance,
             )
         save_file(dict(zip(stand_ins, found, strict=True)), folder / MAPS)
-        room = ADAM * FLOAT32_BYTES * sum(each.numel() for each in found)
+        # Beside what is trained, the maps with which it began, and those that are found.
+        room = (ADAM + 2) * FLOAT32_BYTES * sum(each.numel() for each in found)
         write_json(folder / COST, Cost(perf_counter() - started, room)._asdict())
 
     folder = measurer.cache.get("maps", key, learn)

@@ -21,9 +21,8 @@ from pipeline.progress import Progress
 from pipeline.stages.base import Base
 from pipeline.stages.choose import Choice, choose
 from pipeline.stages.drawn import drawn_recipes
-from pipeline.stages.learning import training_rows
+from pipeline.stages.learning import check_learning, training_rows
 from pipeline.stages.measure import Measurer
-from pipeline.stages.preflight import preflight
 from pipeline.stages.texts import prepare, protected
 
 TinyBase = Callable[..., Base]
@@ -176,21 +175,13 @@ def test_what_gates_cannot_be_learned_of(tiny_base: TinyBase, tmp_path: Path) ->
     mixture = tiny_base("mixtral")
     loaded = tiny_recipe(tmp_path / "a", mixture.model.path, *LEARNED, "select.ffn.multiple_of=16")
     with pytest.raises(InputError, match="neurons of experts"):
-        preflight(mixture, loaded)
+        check_learning(loaded.recipe, mixture.architecture)
     dense = tiny_base("llama")
     loaded = tiny_recipe(
         tmp_path / "b", dense.model.path, *LEARNED, 'model.max_memory={cpu: "1GB"}'
     )
     with pytest.raises(InputError, match="all weights must be in memory"):
-        preflight(dense, loaded)
-    loaded = tiny_recipe(
-        tmp_path / "d",
-        mixture.model.path,
-        "select.ffn.multiple_of=16",
-        "curve={settings: [recipe, learned]}",
-    )
-    with pytest.raises(InputError, match="neurons of experts"):
-        preflight(mixture, loaded)
+        check_learning(loaded.recipe, dense.architecture)
     with pytest.raises(InputError, match="take no steps"):
         tiny_recipe(tmp_path / "c", dense.model.path, *LEARNED, "select.steps=2")
 

@@ -16,8 +16,15 @@ from pipeline.cache import Cache, read_json
 from pipeline.errors import InputError
 from pipeline.forecast import learning_tokens
 from pipeline.progress import Progress
-from pipeline.stages.base import Base
+from pipeline.recipe.judging import Control
+from pipeline.scoring.importance import unit_importance
+from pipeline.scoring.learning import Logits
+from pipeline.scoring.stand_ins import StandIn, learn_maps
+from pipeline.stages.base import Base, masking
 from pipeline.stages.choose import Choice, choose
+from pipeline.stages.cut import as_control
+from pipeline.stages.drawn import drawn_recipes
+from pipeline.stages.learning import check_learning, learns
 from pipeline.stages.measure import Measurer
 from pipeline.stages.texts import prepare
 
@@ -61,24 +68,61 @@ def same(one: Choice, other: Choice) -> bool:
     return all(torch.equal(one.maps[k].map_PS, other.maps[k].map_PS) for k in one.maps)
 
 
-@pytest.mark.parametrize("family", DENSE)
-def test_every_layout_has_learned_maps(
-    tiny_base: TinyBase, cache: Cache, measurer: Any, family: str
-) -> None:
-    choice = chosen(measurer(tiny_base(family), cache, *LEARNING))
-    assert choice.maps and all(each.map_PS.isfinite().all() for each in choice.maps.values())
-
-
-def test_heads_and_layers_of_different_widths_have_them(
-    tiny_base: TinyBase, cache: Cache, measurer: Any
-) -> None:
-    cut = ("select.policy=ragged", "select.attention.fraction=0.5", "select.ffn.multiple_of=1")
-    base = tiny_base("llama")
-    plain, learned = (chosen(measurer(base, cache, *cut, *more)) for more in ((), LEARNING))
-    assert {*plain.maps} == {*learned.maps} and any("o_proj" in name for name in plain.maps)
-    assert all(
-        not torch.equal(learned.maps[name].map_PS, each.map_PS) for name, each in plain.maps.items()
+def test_other_text_learns_other_maps(tiny_base: TinyBase, cache: Cache, measurer: Any) -> None:
+    """Of one plan, with one closed form."""
+    base, alike = tiny_base("llama"), ("select.ffn.score=magnitude", *LEARNING)
+    one, other = (
+        chosen(measurer(base, cache, *alike, f"scoring.forget_tokens={tokens}"))
+        for tokens in (600, 300)
     )
+    assert one.plan == other.plan and not same(one, other)
+
+
+HEADS = ("select.policy=ragged", "select.attention.fraction=0.5", "select.ffn.multiple_of=1")
+
+
+@pytest.mark.parametrize(
+    ("family", "cut"), [*((family, ()) for family in DENSE), ("llama", HEADS), ("opt", HEADS)]
+)
+def test_what_is_learned_is_what_will_be_cut(
+    tiny_base: TinyBase,
+    cache: Cache,
+    measurer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    cut: tuple[str, ...],
+) -> None:
+    """While it is learned, the model computes what the masked one does with the same maps."""
+    begun: list[StandIn] = []
+    changed: list[torch.Tensor] = []
+    asked: list[torch.Tensor] = []
+
+    def learn(logits: Logits, stand_ins: Any, *more: Any) -> list[torch.Tensor]:
+        def noted(ids_NT: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = logits(ids_NT)
+            if torch.is_grad_enabled():
+                asked.append(ids_NT)
+                changed.append(found.detach())
+            return found
+
+        begun.extend(stand_ins)
+        return learn_maps(noted, stand_ins, *more)
+
+    monkeypatch.setattr("pipeline.stages.stand_ins.learn_maps", learn)
+    base = tiny_base(family)
+    own = measurer(base, cache, *cut, *LEARNING, "compensate.learning.learning_rate=1e-30")
+    measurement, choice = own.measure(), chosen(own)
+    plain = chosen(measurer(base, cache, *cut))
+    assert len(begun) == len(choice.maps) > 0
+    for name, each in plain.maps.items():
+        assert torch.allclose(choice.maps[name].map_PS, each.map_PS, rtol=1e-5, atol=1e-8)
+    model = own.model()
+    with torch.no_grad(), masking(base, plain.plan, plain.maps, model):
+        assert torch.allclose(model(input_ids=asked[0]).logits, changed[0], atol=1e-4)
+    if cut:
+        rms_LU = unit_importance(measurement.retain.attention, measurement.retain.tokens, "rms")
+        scales = [each.scale_U for each in begun]
+        assert any(torch.equal(scale_U, rms_LU[0]) for scale_U in scales)
 
 
 def test_the_model_is_as_it_was(tiny_base: TinyBase, cache: Cache, measurer: Any) -> None:
@@ -107,8 +151,35 @@ def test_what_maps_cannot_be_learned_of(
             result = unlearn(verb, recipe, *options, more)
             assert result.code == 2, result.err
             assert words in result.err
+    result = unlearn("run", mixture, *options[:1], "--set", options[-2])
+    assert result.code == 0, result.err
+    recompute = ("verify", "out/tiny", "--recipe", mixture, "--recompute", *options, "seed=0")
+    result = unlearn(*recompute)
+    assert result.code == 2 and "neurons of experts" in result.err
+    offloaded = write_recipe(tmp_path / "e", dense)
+    result = unlearn("compare", offloaded, *options, "model.max_memory={cpu: 1GB}")
+    assert result.code == 2 and "must be in memory" in result.err
     with pytest.raises(InputError, match=r"compensate.learning.learning_rate"):
         tiny_recipe(tmp_path / "d", dense, "compensate.learning={learning_rate: 2.0}")
+
+
+def test_heads_of_a_mixture_have_them(tiny_base: TinyBase, tmp_path: Path) -> None:
+    mixture = tiny_base("mixtral")
+    heads = ("select.ffn.fraction=0", "select.attention.fraction=0.5", *LEARNING)
+    recipe = tiny_recipe(tmp_path, mixture.model.path, *heads).recipe
+    assert [key for key, _ in learns(recipe)] == ["compensate.learning"]
+    check_learning(recipe, mixture.architecture)
+
+
+def test_a_control_and_settings_without_compensation_learn_nothing(
+    tiny_base: TinyBase, tmp_path: Path
+) -> None:
+    curve = "curve={settings: [taker-abs, uncompensated], fractions: [0.25]}"
+    loaded = tiny_recipe(tmp_path, tiny_base("llama").model.path, *LEARNING, curve)
+    control = as_control(loaded.recipe, Control())
+    for each in (control, *drawn_recipes(loaded)):
+        assert not list(learns(each))
+    assert drawn_recipes(loaded)[0].select.steps == 49
 
 
 def test_what_learning_is_forecast_to_take(tiny_base: TinyBase, tmp_path: Path) -> None:
@@ -121,6 +192,9 @@ def test_what_learning_is_forecast_to_take(tiny_base: TinyBase, tmp_path: Path) 
     assert tokens(*LEARNING) == once
     assert tokens(*LEARNING, "compensate.enabled=false") == 0
     assert tokens(*LEARNING, "select.until={retain_drop: 0.1}") == 7 * once
+    both = "select.until={retain_drop: 0.1, forget: {accuracy: 0.2}}"
+    assert tokens(*LEARNING, both) == 14 * once
+    assert tokens(*LEARNING, "control={}") == once
     gates = "select.ffn.gates={steps: 3, rows: 2, row_tokens: 16}"
     assert tokens(*LEARNING, "select.ffn.score=learned", gates) == 2 * once
 
@@ -145,3 +219,7 @@ def test_retain_text_loses_less_and_the_release_verifies(
     result = unlearn("verify", "learned/tiny", "--recipe", learned_recipe)
     assert result.code == 0, result.err + result.out
     assert "nothing else" in result.out
+    for name, words in (("closed", "in closed form"), ("learned", "trained by gradients")):
+        for file in ("README.md", "report.html"):
+            text = (Path(name) / "tiny" / file).read_text()
+            assert (words in text) and ("away from the forget texts" in text) == (name == "learned")

@@ -21,7 +21,13 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from pipeline.cache import json_bytes
-from pipeline.release.facts import RemovedUnits, baselines, named_base, removed_units
+from pipeline.release.facts import (
+    RemovedUnits,
+    baselines,
+    maps_were_learned,
+    named_base,
+    removed_units,
+)
 from pipeline.release.report.curves import released_curve
 from pipeline.release.report.figures import gates_figure, results_figure
 from pipeline.release.report.network import layers_figure, score_figures
@@ -120,6 +126,7 @@ def _page(manifest: dict[str, Any], figures: dict[str, list[Drawing]]) -> str:
             )
         ),
         base=named_base(manifest["base"]["origin"]),
+        taught=maps_were_learned(manifest["recipe"]),
         recipe_name=manifest["name"],
         recipe=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100),
         digests=_digests(manifest),
