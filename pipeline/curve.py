@@ -58,6 +58,10 @@ class Curves:
                         f"top1 {name}": round(top1(hits), 6)
                         for name, hits in sorted(point.hits.items())
                     },
+                    **{
+                        f"drop {name}": round(1 - top1(hits) / top1(self.judges.base[name]), 6)
+                        for name, hits in sorted(point.hits.items())
+                    },
                     **{f"loss {k}": round(v, 6) for k, v in sorted(point.losses.items())},
                 }
 

@@ -126,6 +126,14 @@ def test_masks_give_what_the_checkpoint_gives(unlearn: Unlearn, learned_recipe: 
         assert point[f"loss {name}"] == pytest.approx(metrics["loss"], abs=1e-4)
 
 
+def test_drops_of_texts_make_up_those_of_sides(unlearn: Unlearn, learned_recipe: Path) -> None:
+    found = result_of(unlearn, learned_recipe, "--settings", "recipe,random")
+    for row in found["points"]:
+        for side in ("forget", "retain"):
+            drops = [row[f"drop {text}"] for text, its in found["texts"].items() if its == side]
+            assert row[f"{side}_drop"] == pytest.approx(sum(drops) / len(drops), abs=1e-5)
+
+
 def test_steps_are_scored_again(unlearn: Unlearn, learned_recipe: Path) -> None:
     found = result_of(unlearn, learned_recipe, "--settings", "taker-abs")
     fractions = [row["fraction"] for row in found["points"]]
