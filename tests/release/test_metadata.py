@@ -119,6 +119,14 @@ def test_a_card_of_a_release_is_read(release: Any) -> None:
         assert words in card.text
 
 
+def test_line_breaks_at_the_end_of_what_is_written_are_counted() -> None:
+    example = {"prompt": "def f():\n", "before": "\n    pass\n", "after": "-  1.\n\n\n\n"}
+    card = card_text(manifest(prompts=[example]))
+    assert "````text\n\n    pass\n\n````\n\nPruned:" in card
+    assert "````text\n-  1.\n````\n\nand 4 line breaks, with nothing between.\n" in card
+    assert card.count("line breaks") == 1
+
+
 @pytest.mark.parametrize(
     ("origin", "name"),
     [

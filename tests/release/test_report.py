@@ -172,7 +172,13 @@ def test_generated_text_is_shown_as_it_was_generated() -> None:
     texts = {"prompt": "\n\na <b>", "before": "\n  x = 1\n\n", "after": "` ``` &amp; \t|"}
     text = report_files(manifest(prompts=[texts]))[NAME].decode()
     blocks = [html.unescape(each) for each in re.findall(r"<pre[^>]*>\n(.*?)</pre>", text, re.S)]
-    assert blocks[:3] == [*texts.values()]
+    assert blocks[:3] == [*texts.values()] and "line breaks" not in text
+
+
+def test_line_breaks_at_the_end_of_what_is_written_are_counted() -> None:
+    example = {"prompt": "def f():\n", "before": "\n    pass\n", "after": "-  1.\n\n\n\n"}
+    page_text = report_files(manifest(prompts=[example]))[NAME].decode()
+    assert "-  1.</pre>\n<p>and 4 line breaks, with nothing between.</p>" in page_text
 
 
 def test_the_same_manifest_gives_the_same_bytes() -> None:
