@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -76,14 +76,19 @@ def show(curves: Curves, target: Path, files: list[str]) -> None:
         texts[side].append(name)
     title = "; ".join(f"{side}: {', '.join(names)}" for side, names in texts.items())
     table = Table(title=f"{curves.recipe}, judged on {title}")
-    for column in ("", "headline", "at 1 %", "at 2 %", "at 5 %", "area", "cost"):
-        table.add_column(column, justify="right" if table.columns else "left")
+    columns = ["headline", "at 1 %", "at 2 %", "at 5 %", "area"]
+    if any("selectivity" in found for found in curves.figures.values()):
+        columns.append("selectivity")
+    for column in ("", *columns, "cost"):
+        justify: Literal["left", "right"] = "right" if table.columns else "left"
+        table.add_column(column, justify=justify, min_width=len(column))
     costs = curves.costs()
     for setting, found in curves.figures.items():
         cells = [
             f"{100 * figure.value:.1f} ({100 * figure.low:.1f} … {100 * figure.high:.1f})"
             for figure in found.values()
         ]
+        cells += [""] * (len(columns) - len(cells))  # random cuts have no selectivity
         seconds, room = costs[setting]
         table.add_row(setting, *cells, f"{seconds:,.0f} s, {room / 1e6:,.0f} MB")
     Console().print(table)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.cache import Cache, new_folder, write_csv, write_json
-from pipeline.evaluation.curves import LIMIT, Figure, Judges, figures, top1
+from pipeline.evaluation.curves import LIMIT, Figure, Judges, figures, selectivity, top1
 from pipeline.progress import Progress
 from pipeline.recipe_file import LoadedRecipe
 from pipeline.release.report.curves import Place, curves_figure
@@ -23,7 +23,7 @@ from pipeline.stages.cuts import Cuts, changed_recipes
 from pipeline.stages.learning import check_learning
 from pipeline.stages.measure import Cost
 from pipeline.stages.points import Judge, Point
-from pipeline.stages.settings import Setting
+from pipeline.stages.settings import RANDOM, Setting
 from pipeline.stages.texts import prepare
 
 
@@ -131,8 +131,17 @@ def draw(
             judges = judge.judges()
         cuts = Cuts(loaded, base, texts, settings, fractions, cache, progress)
         points = {setting.name: cuts.points(setting, judge, judges) for setting in settings}
-    found = {name: figures(judges, [point.hits for point in own]) for name, own in points.items()}
-    return Curves(loaded.recipe.name, judges, points, found)
+    return Curves(loaded.recipe.name, judges, points, _figures(judges, points))
+
+
+def _figures(judges: Judges, points: dict[str, list[Point]]) -> dict[str, dict[str, Figure]]:
+    hits = {name: [point.hits for point in own] for name, own in points.items()}
+    found = {name: figures(judges, own) for name, own in hits.items()}
+    if matched := hits.get(RANDOM):
+        for name, own in hits.items():
+            if own and name != RANDOM:
+                found[name]["selectivity"] = selectivity(judges, own, matched)
+    return found
 
 
 def write(curves: Curves, target: Path, png: bool = False) -> list[str]:

@@ -14,8 +14,11 @@ from tiny_models import make_model
 from tiny_recipe import write_recipe
 
 from pipeline.cache import read_json
+from pipeline.recipe_file import load_recipe
 from pipeline.release.report.curves import Place, curves_figure
 from pipeline.release.report.svg import WIDTH
+from pipeline.stages.cuts import changed_recipes
+from pipeline.stages.settings import SETTINGS
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -35,9 +38,30 @@ def test_every_setting_is_drawn(unlearn: Unlearn, learned_recipe: Path) -> None:
     assert {row["setting"] for row in rows} == set(found["figures"])
     assert read_json(Path(found["folder"], "figures.json"))["figures"] == found["figures"]
     for setting, figures in found["figures"].items():
-        assert set(figures) == {"headline", "at_0.01", "at_0.02", "at_0.05", "area"}, setting
+        own = set() if setting == "random" else {"selectivity"}
+        assert set(figures) == {"headline", "at_0.01", "at_0.02", "at_0.05", "area"} | own, setting
         for figure in figures.values():
             assert figure["low"] <= figure["high"]
+
+
+def test_baselines_know_nothing_of_forget_text(learned_recipe: Path) -> None:
+    """No unit is chosen by it, of no kind, and no map is learned by it."""
+    learning = ("compensate.learning={}", "select.attention.fraction=0.5")
+    loaded = load_recipe(learned_recipe, learning)
+    for name in ("random", "magnitude"):
+        (recipe,) = changed_recipes(loaded, [SETTINGS[name]])
+        assert {recipe.select.ffn.score, recipe.select.attention.score} == {name}
+        assert recipe.compensate.learning is None and recipe.compensate.enabled
+    (recipe,) = changed_recipes(loaded, [SETTINGS["heads"]])
+    assert recipe.select.ffn.fraction == recipe.select.experts.fraction == 0
+
+
+def test_selectivity_stands_in_the_table_beside_random_cuts(
+    unlearn: Unlearn, learned_recipe: Path
+) -> None:
+    options = (learned_recipe, "--fractions", "0.25,0.5", "--tokens", "200", "--settings")
+    assert "selectivity" in unlearn("curve", *options, "recipe,random").out
+    assert "selectivity" not in unlearn("curve", *options, "recipe").out
 
 
 def test_a_second_run_asks_nothing_and_another_setting_only_its_own(

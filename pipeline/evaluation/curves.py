@@ -93,16 +93,23 @@ def figures(judges: Judges, points: Sequence[Hits]) -> dict[str, Figure]:
     forget_P, retain_P = judges.drops(points)
     forget_PD, retain_PD = judges.drawn(points)
     values = _figures(forget_P, retain_P)
-    # Of few documents a draw may hold none that the base predicts: no drop is a share of that.
-    known_D = np.isfinite(forget_PD).all(axis=0) & np.isfinite(retain_PD).all(axis=0)
+    known_D = _known(forget_PD) & _known(retain_PD)
     pairs = zip(forget_PD.T[known_D], retain_PD.T[known_D], strict=True)
     drawn = [_figures(*pair) for pair in pairs] or [values]
-    tail = (1 - LEVEL) / 2
-    found = {}
-    for name, value in values.items():
-        low, high = np.quantile([each[name] for each in drawn], [tail, 1 - tail])
-        found[name] = Figure(value, float(low), float(high))
-    return found
+    return {name: _figure(value, [each[name] for each in drawn]) for name, value in values.items()}
+
+
+def selectivity(judges: Judges, points: Sequence[Hits], matched: Sequence[Hits]) -> Figure:
+    """The area between a curve and that of random cuts: the same documents are drawn for both."""
+    value = _area(*judges.drops(points)) - _area(*judges.drops(matched))
+    own, other = judges.drawn(points), judges.drawn(matched)
+    known_D = np.logical_and.reduce([_known(each_PD) for each_PD in (*own, *other)])
+    draws = [
+        _area(*(each_PD[:, draw] for each_PD in own))
+        - _area(*(each_PD[:, draw] for each_PD in other))
+        for draw in np.flatnonzero(known_D)
+    ]
+    return _figure(value, draws or [value])
 
 
 def top1(hits_N2: Numbers) -> float:
@@ -134,8 +141,23 @@ def _figures(forget_P: Numbers, retain_P: Numbers) -> dict[str, float]:
     return {
         "headline": float(difference.max()) if within.any() else 0.0,
         **{f"at_{budget:g}": float(at) for budget, at in zip(BUDGETS, at_B, strict=True)},
-        "area": float(forgetting_at(forget_P, retain_P, GRID).mean()),
+        "area": _area(forget_P, retain_P),
     }
+
+
+def _area(forget_P: Numbers, retain_P: Numbers) -> float:
+    return float(forgetting_at(forget_P, retain_P, GRID).mean())
+
+
+def _figure(value: float, draws: Sequence[float]) -> Figure:
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Figure(value, float(low), float(high))
+
+
+def _known(drops_PD: Numbers) -> NDArray[np.bool_]:
+    """Draws [D] that hold documents which the base predicts: else no drop is a share of that."""
+    return np.asarray(np.isfinite(drops_PD).all(axis=0))
 
 
 def _accuracy(hits_N2: Numbers, weights_DN: NDArray[np.int64] | Numbers) -> Numbers:

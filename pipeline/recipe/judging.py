@@ -90,7 +90,8 @@ class Control(Section):
     score: Literal["random", "magnitude"] = Field(
         "random",
         description="How its units are chosen: at random, or those with the smallest weight norm. "
-        "Massive neurons are protected and projections are compensated as in the real cut.",
+        "Massive neurons are protected as in the real cut; projections are compensated in closed "
+        "form.",
     )
     seed: int = Field(1, ge=0, strict=True, description="Seed of a random control.")
 

@@ -26,7 +26,10 @@ class Setting:
 
 
 FRACTIONS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4)
+RANDOM = "random"  # against which selectivity is measured
 FFN_ALONE = ("select.attention.fraction=0", "select.experts.fraction=0")
+# Learned maps forget, whatever they stand in for: they would hide what a way to select is worth.
+CLOSED_FORM = "compensate.learning=null"
 # The paper's: the ratio of mean absolute activations, all layers ranked together, nothing protected
 # and nothing compensated.
 TAKER = (
@@ -45,15 +48,33 @@ SETTINGS = {
         Setting("recipe", "the recipe's own selection"),
         Setting("taker-abs", "the paper's, 2 % at a time and scored again", TAKER, step=0.02),
         Setting("taker-abs-once", "the paper's score, at once", TAKER),
-        Setting("random", "as many of every layer at random", ("select.ffn.score=random",)),
-        Setting("magnitude", "the smallest output columns", ("select.ffn.score=magnitude",)),
+        Setting(
+            RANDOM,
+            "as many of every layer at random",
+            (
+                "select.ffn.score=random",
+                "select.attention.score=random",
+                "select.experts.score=random",
+                CLOSED_FORM,
+            ),
+        ),
+        Setting(
+            "magnitude",
+            "the smallest output columns",
+            ("select.ffn.score=magnitude", "select.attention.score=magnitude", CLOSED_FORM),
+        ),
         Setting("uncompensated", "the recipe's, not compensated", ("compensate.enabled=false",)),
         Setting("learned", "gates learned by gradients", ("select.ffn.score=learned",)),
         Setting("ffn", "the recipe's, FFN neurons alone", FFN_ALONE),
         Setting(
             "heads",
             "key/value groups alone, of all layers together",
-            ("select.ffn.fraction=0", "select.policy=ragged", "select.attention.unit=kv_group"),
+            (
+                "select.ffn.fraction=0",
+                "select.experts.fraction=0",
+                "select.policy=ragged",
+                "select.attention.unit=kv_group",
+            ),
             key="select.attention.fraction",
         ),
     )

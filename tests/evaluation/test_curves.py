@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.evaluation.curves import LIMIT, Judges, figures, forgetting_at
+from pipeline.evaluation.curves import LIMIT, Judges, figures, forgetting_at, selectivity
 
 Numbers = NDArray[np.float64]
 
@@ -64,6 +64,32 @@ def test_the_figures_of_a_curve() -> None:
     assert found["area"].value == pytest.approx(area / LIMIT, abs=0.01)
     for figure in found.values():  # all documents are alike
         assert figure.low == pytest.approx(figure.value) == pytest.approx(figure.high)
+
+
+def test_selectivity_is_the_area_beyond_random_cuts() -> None:
+    judges, points = curve((0.5, 0.1), (0.7, 0.2))
+    _, matched = curve((0.1, 0.1), (0.2, 0.25))
+    areas = [figures(judges, own)["area"].value for own in (points, matched)]
+    found = selectivity(judges, points, matched)
+    assert found.value == pytest.approx(areas[0] - areas[1])
+    assert found.low == pytest.approx(found.value) == pytest.approx(found.high)
+    assert selectivity(judges, points, points) == pytest.approx((0, 0, 0))
+
+
+def test_its_interval_draws_the_same_documents_for_both() -> None:
+    """Two curves that differ by the same on every document differ by that in every draw."""
+    generator = np.random.default_rng(1)
+    hits = generator.integers(20, 60, 40)
+    tokens, other = np.full(40, 100), documents(0.5, 40)
+    base = {"a": np.stack([tokens, tokens], 1), "b": other}
+    judges = Judges({"a": "forget", "b": "retain"}, base)
+    cost = {"b": np.stack([other[:, 0] * 0.9, other[:, 1]], 1)}
+    points = [{"a": np.stack([hits, tokens], 1), **cost}]
+    matched = [{"a": np.stack([hits + 20, tokens], 1), **cost}]
+    found = selectivity(judges, points, matched)
+    assert found.low == pytest.approx(found.value) == pytest.approx(found.high)
+    area = figures(judges, points)["area"]
+    assert area.high - area.low > 0.01
 
 
 def test_what_is_not_reached_is_not_made_up() -> None:
