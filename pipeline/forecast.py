@@ -323,9 +323,10 @@ def learning_tokens(recipe: Recipe, drawn: Sequence[Recipe]) -> int:
         for key, learning in learns(each):
             learned = f"gates {learned_for(each)}" if key == GATES else f"maps {each}"
             row = min(learning.row_tokens, each.scoring.sequence_length)
-            tokens[learned] = learning.steps * learning.rows * row
-    # Retain text once as it is; both sides changed, and its gradient is worth two passes.
-    return sum(tokens.values()) * (1 + 2 * 3)
+            kept = learning.retain_rows or learning.rows
+            # Retain text once as it is; both sides changed, and a gradient is worth two passes.
+            tokens[learned] = learning.steps * row * (3 * learning.rows + (1 + 3) * kept)
+    return sum(tokens.values())
 
 
 def _rate(dtype: str) -> float:

@@ -73,6 +73,11 @@ class Learning(Section):
         description="Rows of forget text in a step, and as many of retain text. More of them, "
         "longer and for more steps, cost less retain text for the same forgetting.",
     )
+    retain_rows: Count | None = Field(
+        None,
+        description="Rows of retain text in a step, if not as many as of forget text. To forget is "
+        "learned from little text; that prose of every kind stays takes much.",
+    )
     row_tokens: int = Field(
         128, ge=2, strict=True, description="Tokens in a row, and those of a sequence at most."
     )

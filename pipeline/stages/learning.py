@@ -90,16 +90,19 @@ def training_rows(
     Rows of retain text are those of all of it and of each protected corpus in turn.
     """
     device, retain = input_device(measurer.model()), dict(measurer.sequences)
-    forget_NT = _rows([retain.pop("forget")], learning, seed, "forget")
-    retain_NT = _rows(list(retain.values()), learning, seed, "retain")
+    rows, kept = learning.rows, learning.retain_rows or learning.rows
+    forget_NT = _rows([retain.pop("forget")], rows, learning.row_tokens, seed, "forget")
+    retain_NT = _rows(list(retain.values()), kept, learning.row_tokens, seed, "retain")
     for one_NT, other_NT in islice(zip(forget_NT, retain_NT, strict=True), learning.steps):
         yield one_NT.to(device), other_NT.to(device)
 
 
-def _rows(texts: Sequence[Tensor], learning: Learning, seed: int, side: Side) -> Iterator[Tensor]:
+def _rows(
+    texts: Sequence[Tensor], number: int, tokens: int, seed: int, side: Side
+) -> Iterator[Tensor]:
     """Yield batches without end, of rows of each text in turn, and of no more than there are."""
-    rows = [rows_of(ids_NS, ids_NS.numel(), seed, learning.row_tokens, side) for ids_NS in texts]
-    number = min(learning.rows, sum(map(len, rows)))
+    rows = [rows_of(ids_NS, ids_NS.numel(), seed, tokens, side) for ids_NS in texts]
+    number = min(number, sum(map(len, rows)))
     in_turn = cycle([batches(each_NT, seed, 1) for each_NT in rows])
     while True:
         yield torch.cat([next(next(in_turn)) for _ in range(number)])

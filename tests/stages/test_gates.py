@@ -149,6 +149,16 @@ def test_no_more_rows_than_there_are(tiny_base: TinyBase, cache: Cache, measurer
     assert len(forget_NT) == len(own.sequences["forget"])
 
 
+def test_rows_of_retain_text_may_be_more(tiny_base: TinyBase, cache: Cache, measurer: Any) -> None:
+    base, settings = tiny_base("llama"), ("select.ffn.gates={steps: 2, rows: 1, row_tokens: 16}",)
+    alike = measurer(base, cache, *settings)
+    more = measurer(base, cache, *settings, "select.ffn.gates.retain_rows=3")
+    assert chosen(alike).plan != chosen(more).plan
+    for own, number in ((alike, 1), (more, 3)):
+        for forget_NT, retain_NT in training_rows(own, own.recipe.select.ffn.gates, seed=0):
+            assert (len(forget_NT), len(retain_NT)) == (1, number)
+
+
 def test_what_is_impossible_is_not_learned_for(
     tiny_base: TinyBase, cache: Cache, measurer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -219,6 +229,8 @@ def test_what_learning_is_forecast_to_take(tiny_base: TinyBase, tmp_path: Path) 
     assert tokens() == 0
     assert tokens(curve) == 2 * once
     assert tokens(LEARNED[0]) == once
+    more_retain_text = 10 * 32 * (2 * 3 + 5 * 4)
+    assert tokens(LEARNED[0], "select.ffn.gates.retain_rows=5") == more_retain_text
     assert tokens(LEARNED[0], curve) == 2 * once  # one of them is the recipe's own
     assert tokens(LEARNED[0], curve, "select.ffn.gates.fraction=0.5") == once
     until = "select.until={retain_drop: 0.1}"
