@@ -113,9 +113,9 @@ def _measure(
     # The maps follow from the plan and the measurement before: its folder is named by its key.
     state = {
         "plan": plan.to_json(),
-        "compensate": recipe.compensate.model_dump(),
+        "compensate": recipe.compensate.model_dump() if maps else None,
         "measured": previous.moments.name,
-        "format": 2,
+        "format": 3,
     }
     return measurer.measure(state, lambda model: masking(base, plan, maps, model))
 

@@ -339,6 +339,17 @@ def test_every_step_measures_the_model_as_the_last_one_left_it(
     assert len({p.name for p in (tmp_path / "cache" / "scoring").iterdir()} - made) == 2 * 4
 
 
+def test_what_does_not_compensate_is_measured_alike_however_it_would(
+    tiny_base: TinyBase, tmp_path: Path, chosen: Any
+) -> None:
+    base, off = tiny_base("llama"), ("compensate.enabled=false", *STEPS[:-1])
+    first = chosen(base, *off, "compensate.ridge=0.01")
+    made = {p.name for p in (tmp_path / "cache" / "scoring").iterdir()}
+    again = chosen(base, *off, "compensate.ridge=0.1")
+    assert again.plan == first.plan
+    assert {p.name for p in (tmp_path / "cache" / "scoring").iterdir()} == made
+
+
 # ── what must not pass in silence ────────────────────────────────────────────────────────────────
 
 
