@@ -32,7 +32,7 @@ NOT_RUN = {
     "unlearn relearn out/no-code --also npo=models/npo --also rmu=models/rmu --steps 200": TRAINS,
     "unlearn relearn out/no-code --also learned=out/no-code-learned --also rmu=models/rmu "
     "--steps 60 --every 15 --judged 800": TRAINS,
-    "unlearn relearn out/no-code-trained --also scored=out/no-code --also rmu=models/rmu "
+    "unlearn relearn out/gates-and-maps --also scored=out/no-code --also rmu=models/rmu "
     "--steps 30 --every 10 --judged 800": TRAINS,
     "unlearn check my-recipe --set 'model.source={hub: org/model, revision: 0a1b2c3}'": FROM_HUB,
     "unlearn validate out/no-code --base-results base.json --base-results-sha256 '$DIGEST'": DIGEST,
